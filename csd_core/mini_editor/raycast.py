@@ -6,18 +6,19 @@ Notation
     o, d      origins and unit directions of the rays, (n, 3) world space, z up
     t         distance along a ray, inf where nothing is hit
     p, n      hit point and outward unit normal, (n, 3)
-Cameras follow nerfstudio and OpenGL: camera-to-world matrix with columns x right, y up, z backwards; a pixel's
-centre lies at half-integer coordinates, so that the ray of pixel (i, j) passes (j + 0.5, i + 0.5).
+Cameras follow nerfstudio and OpenGL: camera-to-world matrix with columns x right, y up, z backwards; the centre
+of a pixel lies at half-integer coordinates, so that the ray of pixel (i, j) passes (j + 0.5, i + 0.5).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+Points = NDArray[np.float64]
 Color = tuple[float, float, float]
 Vector = tuple[float, float, float]
 
@@ -155,22 +156,18 @@ class Scene:
         return [*self.objects, *([self.ground] if self.ground else [])]
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """One camera: `render(scene, *view)` draws what it sees."""
 
     camera_to_world: Array
+    """(4, 4), OpenGL axes."""
     fx: float
     fy: float
     cx: float
     cy: float
+    """Focal lengths and principal point, pixels."""
     width: int
     height: int
-
-    def __iter__(self):
-        return iter(
-            (self.camera_to_world, self.fx, self.fy, self.cx, self.cy, self.width, self.height)
-        )  # the order of render's arguments
 
 
 def render(
@@ -200,14 +197,15 @@ def render(
     return colors.reshape(height, n, width, n, 3).mean(axis=(1, 3)).clip(0, 1)
 
 
-def look_at(eye: Sequence[float], target: Sequence[float], up: Sequence[float] = (0, 0, 1)) -> Array:
-    """Camera-to-world matrix (4, 4) of a camera at `eye` that looks at `target`, its x axis level."""
-    back = np.asarray(eye, np.float64) - np.asarray(target, np.float64)
+def look_at(eye: Sequence[float] | Points, target: Sequence[float]) -> Array:
+    """Camera-to-world matrix (4, 4) of a camera at `eye` that looks at `target`, its x axis level (z is up)."""
+    position = np.asarray(eye, np.float64)
+    back = position - np.asarray(target, np.float64)
     back /= np.linalg.norm(back)
-    right = np.cross(up, back)
+    right = np.cross(np.array([0.0, 0.0, 1.0]), back)
     right /= np.linalg.norm(right)
     matrix = np.eye(4)
-    matrix[:3] = np.stack([right, np.cross(back, right), back, np.asarray(eye, np.float64)], axis=1)
+    matrix[:3] = np.stack([right, np.cross(back, right), back, position], axis=1)
     return matrix.astype(np.float32)
 
 
@@ -334,7 +332,7 @@ def _max_of_columns(a: Array) -> Array:
     return np.maximum(np.maximum(a[:, 0], a[:, 1]), a[:, 2])
 
 
-def _direction(azimuth: float, elevation: float) -> NDArray[np.float64]:
+def _direction(azimuth: float, elevation: float) -> Points:
     return np.array(
         [np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)]
     )
@@ -366,6 +364,6 @@ def _muted_color(rng: np.random.Generator) -> Color:
     return _color(np.clip(rng.uniform(0.25, 0.95) + rng.uniform(-0.15, 0.15, 3), 0, 1))
 
 
-def _color(values: NDArray[np.float64]) -> Color:
+def _color(values: Points) -> Color:
     red, green, blue = values.tolist()
     return red, green, blue
