@@ -1,0 +1,130 @@
+"""The evaluations of a step: which branches there are, and all of them in one batch.
+
+A branch is one way of asking the model (with or without image, with which text, about target or source), with
+its weight in the guided prediction. What weighs 0 is never evaluated.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from csd_core.denoisers.base import Denoiser
+from csd_core.denoisers.batching import predict_noise
+from csd_core.guidance import BranchWeights, image_weights, instruct_pix2pix_weights
+
+if TYPE_CHECKING:
+    from csd_core.engine import EditConfig
+
+Side = Literal["target", "source"]
+PromptWeights = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One evaluation per particle."""
+
+    side: Side
+    """Asked about the noisy target x_t or about the noisy source."""
+    image: bool
+    """Whether the source image is shown."""
+    text: str
+    """What is said."""
+    weights: tuple[float, ...]
+    """For each particle of the canvas, how much the prediction counts."""
+
+
+def edit_branches(config: "EditConfig", prompts: PromptWeights, num_particles: int) -> list[Branch]:
+    """The branches of an edit: five in general, fewer where guidance scales cancel one.
+
+    Args:
+        config: guidance scales, baseline, source and negative prompt.
+        prompts: instruction -> its weight for each particle; for a particle they add up to 1 (appendix C.1).
+        num_particles: of the canvas.
+    """
+    everywhere = {config.source_prompt: [1.0] * num_particles}
+    guided = instruct_pix2pix_weights(config.guidance_scale, config.image_guidance_scale)
+    branches = _guided("target", guided, prompts, config.negative_prompt, num_particles)
+    if config.baseline == "image":
+        baseline = image_weights(config.image_guidance_scale)
+        branches += _guided("source", baseline, everywhere, config.negative_prompt, num_particles)
+    elif config.baseline == "prompt":
+        branches += _guided("source", guided, everywhere, config.negative_prompt, num_particles)
+    return [branch for branch in branches if any(branch.weights)]
+
+
+def _guided(
+    side: Side, weights: BranchWeights, prompts: PromptWeights, negative: str, num_particles: int
+) -> list[Branch]:
+    return [
+        Branch(side, False, negative, (weights.unconditional,) * num_particles),
+        Branch(side, True, negative, (weights.image,) * num_particles),
+        *(
+            Branch(side, True, text, tuple(weights.image_text * float(share) for share in shares))
+            for text, shares in prompts.items()
+        ),
+    ]
+
+
+def predict(
+    denoiser: Denoiser,
+    branches: Sequence[Branch],
+    noisy: Mapping[Side, Tensor],
+    condition: Tensor,
+    t: Tensor,
+    particles: Sequence[int],
+    text: Mapping[str, Tensor],
+    max_batch: int,
+) -> dict[Side, Tensor]:
+    """Guided noise predictions of target and source, all evaluations in one batch split by max_batch.
+
+    Args:
+        denoiser: the model.
+        branches: from edit_branches.
+        noisy: x_t and the noisy source, each (B, C, h, w).
+        condition: (B, C, h, w), image-condition latents.
+        t: (), the timestep, on the device.
+        particles: B numbers of particles in the canvas, which pick the weights.
+        text: instruction -> embedding (1, tokens, dim).
+        max_batch: evaluations at a time.
+
+    Returns:
+        (B, C, h, w) float32 for each side that has a branch.
+    """
+    picked = [
+        (branch, [row for row, p in enumerate(particles) if branch.weights[p] != 0]) for branch in branches
+    ]
+    x_t, texts, images = [], [], []
+    for branch, rows in picked:
+        x_t.append(_rows(noisy[branch.side], rows))
+        texts.append(text[branch.text].expand(len(rows), -1, -1))
+        images.append(_rows(condition if branch.image else torch.zeros_like(condition), rows))
+    batch = torch.cat(x_t)
+    predicted = predict_noise(
+        denoiser, batch, t.expand(len(batch)), torch.cat(texts), torch.cat(images), max_batch=max_batch
+    )
+    return _combine(picked, predicted.split([len(rows) for _, rows in picked]), particles)
+
+
+def _combine(
+    picked: Sequence[tuple[Branch, list[int]]], predicted: Sequence[Tensor], particles: Sequence[int]
+) -> dict[Side, Tensor]:
+    guided: dict[Side, Tensor] = {}
+    for (branch, rows), eps in zip(picked, predicted, strict=True):
+        weights = torch.tensor([branch.weights[particles[row]] for row in rows])
+        weighted = weights.to(eps.device, non_blocking=True).view(-1, 1, 1, 1) * eps
+        total = guided.setdefault(branch.side, eps.new_zeros(len(particles), *eps.shape[1:]))
+        # rows are unique within a branch: the sum has one order, and every run gives the same bits
+        guided[branch.side] = total.index_add(0, _index(rows, eps), weighted)
+    return guided
+
+
+def _rows(x: Tensor, rows: list[int]) -> Tensor:
+    return x if len(rows) == len(x) else x[_index(rows, x)]
+
+
+def _index(rows: Sequence[int], like: Tensor) -> Tensor:
+    # non_blocking: the copy does not make the host wait for the device
+    return torch.tensor(rows).to(like.device, non_blocking=True)

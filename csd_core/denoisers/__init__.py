@@ -1,0 +1,1 @@
+"""Families of diffusion models, each adapted to the one contract in base.py."""

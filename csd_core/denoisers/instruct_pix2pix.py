@@ -1,0 +1,160 @@
+"""InstructPix2Pix (arXiv:2211.09800) from diffusers' components.
+
+Its UNet takes [x_t, image] along the channels. It was trained with SCALED noisy latents and UNSCALED image
+latents (here the mode of the posterior for both), zeros for "no image" and the empty prompt for "no text".
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from csd_core.schedule import NoiseSchedule
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
+
+
+class InstructPix2Pix:
+    """InstructPix2Pix behind base.Denoiser. Not an nn.Module, so that no checkpoint ever holds it.
+
+    Args:
+        unet: 2 C input channels; its dtype is the dtype of the predictions.
+        vae: C latent channels; it is used in float32, whatever the UNet's dtype.
+        text_encoder: CLIP.
+        tokenizer: the one that belongs to it.
+        scheduler: any diffusers scheduler with alphas_cumprod; predicts epsilon or v.
+    """
+
+    def __init__(
+        self,
+        unet: "UNet2DConditionModel",
+        vae: "AutoencoderKL",
+        text_encoder: "CLIPTextModel",
+        tokenizer: "CLIPTokenizer",
+        scheduler: Any,
+    ) -> None:
+        self._unet = unet.eval().requires_grad_(False)
+        self._vae = vae.eval().requires_grad_(False).float()
+        self._text_encoder = text_encoder.eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._predicts_velocity = scheduler.config.prediction_type == "v_prediction"
+        self._embedded: dict[str, Tensor] = {}
+        # alphas_cumprod as the scheduler ended up with it: betas may have been rescaled to zero terminal SNR
+        self.schedule = NoiseSchedule(scheduler.alphas_cumprod).to(unet.device)
+        self.downscale: int = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.native_size: int = unet.config["sample_size"] * self.downscale
+        self.latent_channels: int = vae.config["latent_channels"]
+        self.tile_above: int = 2 * self.native_size  # side in pixels; larger images pass the VAE in tiles
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str = DEFAULT_MODEL,
+        *,
+        torch_dtype: torch.dtype = torch.float32,
+        device: str | torch.device | None = "cpu",
+        variant: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | None = None,
+        local_files_only: bool = False,
+    ) -> "InstructPix2Pix":
+        """Load a model. Reads safetensors only and runs no code from the model's repository.
+
+        Args:
+            id_or_path: a hub id, a local diffusers folder, or "mini" for the small editor in this package.
+            torch_dtype: of UNet and text encoder. The VAE stays in float32.
+            device: None takes CUDA where there is one.
+            variant: "fp16" reads the half-precision files of a repository.
+            revision: branch, tag or commit of a hub id.
+            cache_dir: where downloads are kept.
+            local_files_only: never touch the network.
+
+        Raises:
+            UserError: the model is unknown, out of reach or of another kind; CUDA is absent.
+        """
+        from csd_core.denoisers.loading import load_components, locate, resolve_device
+
+        target = resolve_device(device)
+        folder = locate(
+            id_or_path,
+            variant=variant,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        return cls(**load_components(folder, torch_dtype=torch_dtype, device=target, variant=variant))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self._unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the UNet."""
+        return self._unet.dtype
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (n, 3, H, W) in [0, 1] -> scaled latents (n, C, H / downscale, W / downscale), float32."""
+        return self.encode_condition(images) * self._vae.config["scaling_factor"]
+
+    @torch.no_grad()
+    def encode_condition(self, images: Tensor) -> Tensor:
+        """Images (n, 3, H, W) in [0, 1] -> unscaled latents, as the model was trained."""
+        self._tile(max(images.shape[-2:]))
+        posterior: Any = self._vae.encode(images.to(self.device, torch.float32) * 2 - 1)
+        return posterior.latent_dist.mode()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (n, C, h, w) -> images (n, 3, H, W) in [0, 1], float32."""
+        self._tile(max(latents.shape[-2:]) * self.downscale)
+        scaled = latents.to(self.device, torch.float32) / self._vae.config["scaling_factor"]
+        decoded: Any = self._vae.decode(scaled)
+        return (decoded.sample / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Instructions -> (n, tokens, dim), in the dtype of the text encoder. Each prompt is computed once.
+
+        Warns when a prompt is longer than the text encoder reads.
+        """
+        for prompt in prompts:
+            if prompt not in self._embedded:
+                self._embedded[prompt] = self._embed(prompt)
+        return torch.cat([self._embedded[prompt] for prompt in prompts])
+
+    @torch.no_grad()
+    def predict_noise(self, x_t: Tensor, t: Tensor, text: Tensor, image: Tensor) -> Tensor:
+        """The noise in x_t, (n, C, h, w) float32. One UNet evaluation; arguments as in base.Denoiser."""
+        sample = torch.cat([x_t, image], dim=1).to(self.dtype)
+        predicted: Any = self._unet(sample, t, encoder_hidden_states=text.to(self.dtype))
+        predicted = predicted.sample.float()
+        return self.schedule.noise_from_velocity(predicted, x_t, t) if self._predicts_velocity else predicted
+
+    def _embed(self, prompt: str) -> Tensor:
+        tokenizer: Any = self._tokenizer
+        length = tokenizer.model_max_length
+        if len(tokenizer.tokenize(prompt)) + 2 > length:  # 2: start and end of the text
+            warnings.warn(f"the prompt is cut after {length - 2} tokens: {prompt!r}", stacklevel=4)
+        tokens = tokenizer(
+            prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        tokens = tokens.to(self.device)
+        use_mask = getattr(self._text_encoder.config, "use_attention_mask", False)
+        mask = tokens["attention_mask"] if use_mask else None
+        output: Any = self._text_encoder(tokens["input_ids"], attention_mask=mask)
+        return output[0]
+
+    def _tile(self, side: int) -> None:
+        self._vae.use_tiling = side > self.tile_above
+        self._vae.tile_sample_min_size = self.native_size
+        self._vae.tile_latent_min_size = self.native_size // self.downscale

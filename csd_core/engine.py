@@ -1,0 +1,289 @@
+"""The one optimisation loop. Scenes, panoramas and videos differ only in the canvas they hand to it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from csd_core.branches import PromptWeights, Side, edit_branches, predict
+from csd_core.csd import csd_edit_gradient, csd_gradient
+from csd_core.denoisers.base import Denoiser
+from csd_core.denoisers.batching import in_chunks
+from csd_core.errors import NonFiniteError, UserError
+from csd_core.images import pad_to_multiple
+from csd_core.layout import Layout, Stack
+from csd_core.schedule import step_generator
+from csd_core.svgd import KernelConfig
+
+__all__ = ["EditConfig", "Layout", "Stack", "edit_images", "edit_latents"]
+
+Callback = Callable[[int, Tensor], None]
+Prompt = str | PromptWeights
+
+
+@dataclass
+class EditConfig:
+    """Settings of an edit, the same for every command."""
+
+    guidance_scale: float = 7.5
+    """Text guidance (omega_y): how strongly the instruction is followed. 3 to 15."""
+    image_guidance_scale: float = 1.5
+    """Image guidance (omega_s): how closely the source is kept. 1.5 to 5."""
+    num_steps: int = 200
+    """Optimisation steps."""
+    learning_rate: float = 2.0
+    """Step size at the start. 2 for panoramas, 0.25 to 2 for videos; high values undo agreement."""
+    lr_decay: float = 0.9
+    """Factor on the learning rate every lr_decay_every steps."""
+    lr_decay_every: int = 20
+    """Steps between two decays."""
+    batch_size: int = 16
+    """Particles that exchange gradients in one step (B)."""
+    t_range: tuple[float, float] = (0.2, 0.5)
+    """Timesteps are drawn from this part of the schedule; 0 is clean, 1 is pure noise."""
+    baseline: Literal["image", "noise", "prompt"] = "image"
+    """What is subtracted from the prediction: image (Eq. 9), noise (Eq. 8), prompt (DDS, appendix A)."""
+    source_prompt: str = ""
+    """What the source shows; for baseline prompt."""
+    mixing: bool = True
+    """Whether particles exchange gradients. Off: each is edited by itself ("without SVGD")."""
+    bandwidth_factor: float = 1.0
+    """Widens the kernel. 3 makes particles agree more, at the price of what is particular to each."""
+    repulsion: float = 1.0
+    """Weight of the force that keeps particles apart."""
+    shared_noise: bool = False
+    """All particles of a step share one draw of noise. They agree more."""
+    negative_prompt: str = ""
+    """What the result should not be; takes the place of the empty prompt in target and baseline."""
+    max_batch: int = 16
+    """Evaluations of the model at a time. Lower it when memory runs out; the result stays the same."""
+    seed: int = 0
+    """Seed of noise, timesteps and batches."""
+
+    def check(self) -> None:
+        """Raise a UserError that names the first setting out of range."""
+        low, high = self.t_range
+        positive = ("learning_rate", "lr_decay", "bandwidth_factor")
+        for name in ("num_steps", "lr_decay_every", "batch_size", "max_batch"):
+            _expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in (*positive, "guidance_scale", "image_guidance_scale", "repulsion"):
+            _expect(math.isfinite(getattr(self, name)), name, "a finite number", getattr(self, name))
+        for name in positive:
+            _expect(getattr(self, name) > 0, name, "more than 0", getattr(self, name))
+        _expect(0 <= low < high <= 1, "t_range", "0 <= low < high <= 1", self.t_range)
+        _expect(self.seed >= 0, "seed", "0 or more", self.seed)
+        baselines = ("image", "noise", "prompt")
+        _expect(self.baseline in baselines, "baseline", f"one of {', '.join(baselines)}", self.baseline)
+        described = bool(self.source_prompt.strip()) or self.baseline != "prompt"
+        _expect(described, "source_prompt", "what the source shows, for baseline prompt", "nothing")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Step size of a step, counted from 0."""
+        return self.learning_rate * self.lr_decay ** (step // self.lr_decay_every)
+
+    @property
+    def kernel(self) -> KernelConfig | None:
+        """The kernel these settings stand for; None without mixing."""
+        return KernelConfig(None, self.bandwidth_factor, self.repulsion) if self.mixing else None
+
+
+@torch.no_grad()
+def edit_latents(
+    denoiser: Denoiser,
+    canvas: Tensor,
+    source: Tensor,
+    condition: Tensor,
+    prompt: Prompt,
+    config: EditConfig,
+    layout: Layout | None = None,
+    *,
+    callback: Callback | None = None,
+    start_step: int = 0,
+) -> Tensor:
+    """Optimise a canvas of latents until its particles follow the instruction and agree. THE loop.
+
+    A step depends on (canvas, config, step) alone. To resume, hand in canvas and number of steps done.
+
+    Args:
+        denoiser: the model; everything stays on its device.
+        canvas: float32 latents to start from, for a Stack (N, C, h, w). Not changed in place.
+        source: scaled latents of the source, same shape.
+        condition: latents of the source as image condition, same shape.
+        prompt: the instruction; or several, each with its weight for every particle (adding up to 1).
+        config: settings.
+        layout: how particles lie in the canvas. Default: Stack.
+        callback: called as callback(step, canvas) after every step.
+        start_step: steps that are already done.
+
+    Returns:
+        The edited canvas.
+
+    Raises:
+        UserError: a setting out of range, or no prompt.
+        NonFiniteError: a prediction was NaN or infinite; holds the canvas before that step.
+    """
+    config.check()
+    layout = layout or Stack(len(canvas))
+    branches = edit_branches(config, _prompt_weights(prompt, layout.num_particles), layout.num_particles)
+    text = {branch.text: denoiser.embed([branch.text]) for branch in branches}
+    canvas, source, condition = (x.to(denoiser.device, torch.float32) for x in (canvas, source, condition))
+    guard = _FiniteGuard(config.num_steps, canvas)
+    for step in range(start_step, config.num_steps):
+        # 1. a batch of particles, one timestep, noise
+        particles = particles_of_step(config, layout.num_particles, step)
+        indices = torch.tensor(particles).to(canvas.device, non_blocking=True)
+        timestep = denoiser.schedule.sample_timestep(config.t_range, step_generator(config.seed, step, 0))
+        t = torch.full((), timestep, device=canvas.device)
+        x, x_source, image = (layout.gather(whole, indices) for whole in (canvas, source, condition))
+        noise = particle_noise(config, step, particles, x)
+        x_t = denoiser.schedule.add_noise(x, noise, t)
+        source_t = denoiser.schedule.add_noise(x_source, noise, t)
+        # 2. noise predictions, the only expensive line
+        noisy: dict[Side, Tensor] = {"target": x_t, "source": source_t}
+        eps = predict(denoiser, branches, noisy, image, t, particles, text, config.max_batch)
+        # 3. one gradient per particle
+        w = denoiser.schedule.weight(t)
+        if config.baseline == "noise":
+            gradients = csd_gradient(x_t, eps["target"], noise, w, kernel=config.kernel)  # Eq. 8
+        else:
+            gradients = csd_edit_gradient(x_t, eps["target"], eps["source"], w, kernel=config.kernel)  # Eq. 9
+        # 4. back to the canvas, one step of gradient descent
+        gradient = layout.scatter(gradients, indices, canvas)
+        canvas = guard.accept(step, canvas, canvas - config.learning_rate_at(step) * gradient)
+        if callback is not None:
+            callback(step, canvas)
+    guard.check(canvas)
+    return canvas
+
+
+@torch.no_grad()
+def edit_images(
+    denoiser: Denoiser,
+    images: Tensor,
+    prompt: Prompt,
+    config: EditConfig,
+    *,
+    init: Tensor | None = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Edit images so that they agree with each other: encode, optimise, decode.
+
+    Args:
+        denoiser: the model.
+        images: (N, 3, H, W) in [0, 1], any H and W: source and condition.
+        prompt: see edit_latents.
+        config: settings.
+        init: (N, 3, H, W) in [0, 1], where the optimisation starts. Default: images.
+        callback: see edit_latents; the canvas is latents.
+        progress: show a progress bar.
+
+    Returns:
+        (N, 3, H, W) in [0, 1], float32, on the denoiser's device.
+
+    Raises:
+        UserError, NonFiniteError: see edit_latents.
+    """
+    config.check()
+    _prompt_weights(prompt, len(images))  # bad input is reported before anything is computed
+    if init is not None and init.shape != images.shape:
+        raise UserError(f"init: expected the shape of images {tuple(images.shape)}, got {tuple(init.shape)}")
+    height, width = images.shape[-2:]
+    padded = pad_to_multiple(images.to(denoiser.device, torch.float32), denoiser.downscale)
+    source = in_chunks(denoiser.encode, config.max_batch, padded)
+    condition = in_chunks(denoiser.encode_condition, config.max_batch, padded)
+    canvas = source
+    if init is not None:
+        start = pad_to_multiple(init.to(denoiser.device, torch.float32), denoiser.downscale)
+        canvas = in_chunks(denoiser.encode, config.max_batch, start)
+    with _ProgressBar(config, callback, progress) as report:
+        canvas = edit_latents(denoiser, canvas, source, condition, prompt, config, callback=report)
+    return in_chunks(denoiser.decode, config.max_batch, canvas)[..., :height, :width]
+
+
+def particles_of_step(config: EditConfig, num_particles: int, step: int) -> list[int]:
+    """The particles of a step: all of them, or a batch drawn without replacement until all were seen.
+
+    The batches of one round differ in size by one at most, so that no particle is left by itself.
+    """
+    batches = math.ceil(num_particles / config.batch_size)
+    if batches == 1:
+        return list(range(num_particles))
+    order = torch.randperm(num_particles, generator=step_generator(config.seed, step // batches, 0, 0))
+    return order.tensor_split(batches)[step % batches].tolist()
+
+
+def particle_noise(config: EditConfig, step: int, particles: Sequence[int], like: Tensor) -> Tensor:
+    """Noise for the particles of a step, shape and device of like (B, C, h, w).
+
+    Drawn on the CPU per (seed, step, particle), so that neither the device nor the other particles matter.
+    """
+    drawn = [0] * len(particles) if config.shared_noise else particles
+    noise = [torch.randn(like.shape[1:], generator=step_generator(config.seed, step, p + 1)) for p in drawn]
+    return torch.stack(noise).to(like.device, non_blocking=True)
+
+
+class _FiniteGuard:
+    """Watches for NaN without making the host wait for the device in every step.
+
+    From the first bad step on the canvas stays as it was before; the host looks every CHECK_EVERY steps.
+    """
+
+    CHECK_EVERY = 10
+
+    def __init__(self, num_steps: int, canvas: Tensor) -> None:
+        self.num_steps = num_steps
+        self.bad_step = torch.full((), -1, device=canvas.device)
+        self.check_every = 1 if canvas.device.type == "cpu" else self.CHECK_EVERY
+
+    def accept(self, step: int, before: Tensor, after: Tensor) -> Tensor:
+        """after, or before once a step went wrong."""
+        failed_now = (self.bad_step < 0) & ~after.isfinite().all()
+        self.bad_step = torch.where(failed_now, step, self.bad_step)
+        canvas = torch.where(self.bad_step < 0, after, before)
+        if step % self.check_every == self.check_every - 1:
+            self.check(canvas)
+        return canvas
+
+    def check(self, canvas: Tensor) -> None:
+        """Raise NonFiniteError if a step went wrong."""
+        bad_step = int(self.bad_step)
+        if bad_step >= 0:
+            raise NonFiniteError(bad_step, self.num_steps, canvas)
+
+
+class _ProgressBar:
+    """A callback that moves a progress bar and then calls another callback."""
+
+    def __init__(self, config: EditConfig, callback: Callback | None, show: bool) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=config.num_steps, desc="edit", unit="step", disable=not show)
+        self._callback = callback
+
+    def __enter__(self) -> Callback:
+        return self._report
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def _report(self, step: int, canvas: Tensor) -> None:
+        self._bar.update()
+        if self._callback is not None:
+            self._callback(step, canvas)
+
+
+def _prompt_weights(prompt: Prompt, num_particles: int) -> PromptWeights:
+    weights = {prompt: [1.0] * num_particles} if isinstance(prompt, str) else prompt
+    _expect(len(weights) > 0 and all(text.strip() for text in weights), "prompt", "an instruction", "nothing")
+    for text, shares in weights.items():
+        _expect(len(shares) == num_particles, f"weights of {text!r}", f"{num_particles} of them", len(shares))
+    return weights
+
+
+def _expect(condition: bool, name: str, expected: str, got: object) -> None:
+    if not condition:
+        raise UserError(f"{name}: expected {expected}, got {got}")

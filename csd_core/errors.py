@@ -1,0 +1,24 @@
+"""The errors that a person can mend. Commands print the message alone, without a traceback."""
+
+from torch import Tensor
+
+
+class UserError(ValueError):
+    """Bad input. The message is one line: what was expected, what came, what to do."""
+
+
+class NonFiniteError(FloatingPointError):
+    """A step of an edit produced NaN or infinity. The canvas is the one before that step.
+
+    Attributes:
+        step: the step that failed, counted from 0.
+        canvas: latents of the last good state, same shape as the canvas of the edit.
+    """
+
+    def __init__(self, step: int, num_steps: int, canvas: Tensor) -> None:
+        super().__init__(
+            f"step {step} (of 0..{num_steps - 1}) gave NaN or infinity; the state before it is kept. "
+            "Lower the learning rate or the guidance scale, or run the model in float32."
+        )
+        self.step = step
+        self.canvas = canvas
