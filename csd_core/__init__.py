@@ -12,7 +12,7 @@ _HOME = {
     "csd_gradient": "csd",
     "csd_edit_gradient": "csd",
     "NoiseSchedule": "schedule",
-    "EditConfig": "engine",
+    "EditConfig": "config",
     "edit_images": "engine",
     "edit_latents": "engine",
     "InstructPix2Pix": "denoisers.instruct_pix2pix",

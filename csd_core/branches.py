@@ -6,17 +6,15 @@ its weight in the guided prediction. What weighs 0 is never evaluated.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from csd_core.config import EditConfig
 from csd_core.denoisers.base import Denoiser
 from csd_core.denoisers.batching import predict_noise
 from csd_core.guidance import BranchWeights, image_weights, instruct_pix2pix_weights
-
-if TYPE_CHECKING:
-    from csd_core.engine import EditConfig
 
 Side = Literal["target", "source"]
 PromptWeights = Mapping[str, Sequence[float]]
@@ -36,7 +34,7 @@ class Branch:
     """For each particle of the canvas, how much the prediction counts."""
 
 
-def edit_branches(config: "EditConfig", prompts: PromptWeights, num_particles: int) -> list[Branch]:
+def edit_branches(config: EditConfig, prompts: PromptWeights, num_particles: int) -> list[Branch]:
     """The branches of an edit: five in general, fewer where guidance scales cancel one.
 
     Args:

@@ -22,3 +22,9 @@ class NonFiniteError(FloatingPointError):
         )
         self.step = step
         self.canvas = canvas
+
+
+def expect(condition: bool, name: str, expected: str, got: object) -> None:
+    """Raise a UserError about the setting called name unless condition holds."""
+    if not condition:
+        raise UserError(f"{name}: expected {expected}, got {got}")

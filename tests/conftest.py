@@ -1,4 +1,4 @@
-"""Fixtures for all tests: tiny InstructPix2Pix models of real diffusers classes, built in code, without a network."""
+"""Fixtures for all tests: tiny InstructPix2Pix models of real diffusers classes, built offline in code."""
 
 import json
 from pathlib import Path
@@ -89,7 +89,7 @@ def build_pipeline(work: Path, prediction_type: Prediction):
         set_alpha_to_one=False,
         steps_offset=1,
         prediction_type=prediction_type,
-        # as v models come: the scheduler rescales its betas, so that reading them from the config would be wrong
+        # as v models come: the scheduler rescales its betas, the config's are not what it uses
         rescale_betas_zero_snr=prediction_type == "v_prediction",
         timestep_spacing="trailing" if prediction_type == "v_prediction" else "leading",
     )
