@@ -1,0 +1,1 @@
+"""The commands: each parses its config, calls the library and prints."""
