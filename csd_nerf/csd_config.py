@@ -1,0 +1,165 @@
+"""The presets. Every ns- command of nerfstudio reads this file: it must be light and never fail."""
+
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from csd_core.config import EditConfig
+from csd_nerf.csd_checkpoint import allow_harmless_globals
+from csd_nerf.csd_datamanager import CSDDataManagerConfig
+from csd_nerf.csd_model import CSDModelConfig
+from csd_nerf.csd_trainer import CSDTrainerConfig
+
+allow_harmless_globals()
+
+
+def _optimizers() -> dict:
+    """nerfacto's."""
+    return {
+        "proposal_networks": {
+            "optimizer": AdamOptimizerConfig(lr=1e-2, eps=1e-15),
+            "scheduler": ExponentialDecaySchedulerConfig(lr_final=0.0001, max_steps=200000),
+        },
+        "fields": {
+            "optimizer": AdamOptimizerConfig(lr=1e-2, eps=1e-15),
+            "scheduler": ExponentialDecaySchedulerConfig(lr_final=0.0001, max_steps=200000),
+        },
+        "camera_opt": {
+            "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
+            "scheduler": ExponentialDecaySchedulerConfig(lr_final=1e-4, max_steps=5000),
+        },
+    }
+
+
+def _viewer(*, quit_on_train_completion: bool = False) -> ViewerConfig:
+    return ViewerConfig(
+        num_rays_per_chunk=1 << 15,
+        websocket_host="127.0.0.1",
+        quit_on_train_completion=quit_on_train_completion,
+    )
+
+
+def _logging() -> LoggingConfig:
+    """The trainer has a progress bar of its own."""
+    return LoggingConfig(local_writer=LocalWriterConfig(enable=False), profiler="none")
+
+
+csd_nerf2nerf = MethodSpecification(
+    config=CSDTrainerConfig(
+        method_name="csd-nerf2nerf",
+        base_steps=30000,
+        max_num_iterations=60000,
+        steps_per_save=1000,
+        mixed_precision=True,
+        pipeline=VanillaPipelineConfig(
+            datamanager=CSDDataManagerConfig(
+                dataparser=NerfstudioDataParserConfig(),
+                train_num_rays_per_batch=4096,
+                eval_num_rays_per_batch=4096,
+                edit_interval=2000,
+                edit=EditConfig(num_steps=200, learning_rate=2.0, batch_size=16),
+            ),
+            model=CSDModelConfig(
+                eval_num_rays_per_chunk=1 << 15,
+                average_init_density=0.01,
+                camera_optimizer=CameraOptimizerConfig(mode="SO3xR3"),
+            ),
+        ),
+        optimizers=_optimizers(),
+        viewer=_viewer(),
+        logging=_logging(),
+        vis="viewer",
+    ),
+    description="Edit a scene by an instruction (Collaborative Score Distillation), settings of the paper.",
+)
+
+csd_nerf2nerf_small = MethodSpecification(
+    config=CSDTrainerConfig(
+        method_name="csd-nerf2nerf-small",
+        base_steps=30000,
+        max_num_iterations=60000,
+        steps_per_save=1000,
+        mixed_precision=True,
+        pipeline=VanillaPipelineConfig(
+            datamanager=CSDDataManagerConfig(
+                dataparser=NerfstudioDataParserConfig(),
+                train_num_rays_per_batch=4096,
+                eval_num_rays_per_batch=4096,
+                edit_interval=2000,
+                model_dtype="float16",
+                keep_model_loaded=False,
+                edit=EditConfig(num_steps=200, learning_rate=2.0, batch_size=8, max_batch=4),
+            ),
+            model=CSDModelConfig(
+                eval_num_rays_per_chunk=1 << 14,
+                average_init_density=0.01,
+                camera_optimizer=CameraOptimizerConfig(mode="SO3xR3"),
+            ),
+        ),
+        optimizers=_optimizers(),
+        viewer=_viewer(),
+        logging=_logging(),
+        vis="viewer",
+    ),
+    description="csd-nerf2nerf for less memory: the editor in half precision, 8 views a round.",
+)
+
+csd_nerf2nerf_tiny = MethodSpecification(
+    config=CSDTrainerConfig(
+        method_name="csd-nerf2nerf-tiny",
+        base_steps=800,
+        max_num_iterations=1600,
+        steps_per_save=200,
+        machine=MachineConfig(device_type="cpu"),
+        pipeline=VanillaPipelineConfig(
+            datamanager=CSDDataManagerConfig(
+                dataparser=NerfstudioDataParserConfig(),
+                train_num_rays_per_batch=1024,
+                eval_num_rays_per_batch=1024,
+                model="mini",
+                edit_interval=200,
+                edit=EditConfig(num_steps=30, learning_rate=4.0, batch_size=16),
+            ),
+            model=CSDModelConfig(
+                implementation="torch",
+                eval_num_rays_per_chunk=4096,
+                num_levels=8,
+                log2_hashmap_size=15,
+                max_res=1024,
+                hidden_dim=32,
+                hidden_dim_color=32,
+                num_proposal_samples_per_ray=(48, 24),
+                num_nerf_samples_per_ray=24,
+                proposal_warmup=200,
+                proposal_weights_anneal_max_num_iters=200,
+                proposal_net_args_list=[
+                    {
+                        "hidden_dim": 16,
+                        "log2_hashmap_size": 13,
+                        "num_levels": 5,
+                        "max_res": 64,
+                        "use_linear": False,
+                    },
+                    {
+                        "hidden_dim": 16,
+                        "log2_hashmap_size": 13,
+                        "num_levels": 5,
+                        "max_res": 128,
+                        "use_linear": False,
+                    },
+                ],
+                average_init_density=0.01,
+                camera_optimizer=CameraOptimizerConfig(mode="off"),
+            ),
+        ),
+        optimizers=_optimizers(),
+        viewer=_viewer(quit_on_train_completion=True),
+        logging=_logging(),
+        vis="viewer",
+    ),
+    description="csd-nerf2nerf for two CPU cores: a small scene, and the editor that ships with the package.",
+)

@@ -1,0 +1,377 @@
+"""Owns the photos, the edited views and the schedule of edits.
+
+Training samples its pixels from one batch that holds all views; an edit replaces views inside that batch. The
+batch is shuffled, so a view is found through batch["image_idx"].
+"""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from csd_core.config import EditConfig
+from csd_core.errors import UserError
+from csd_nerf.csd_progress import RunProgress
+from csd_nerf.csd_rounds import EditedView, Rounds
+from csd_nerf.csd_viewer import EditPanel, LiveSettings
+from csd_nerf.csd_views import ViewDeck, pad_to_one_shape, round_seed, to_bytes, to_float
+
+if TYPE_CHECKING:
+    from csd_core.denoisers.base import Denoiser
+    from csd_nerf.csd_model import CSDModel
+
+
+@dataclass
+class CSDDataManagerConfig(VanillaDataManagerConfig):
+    """Settings of the edit: what, with which model, how often."""
+
+    _target: type = field(default_factory=lambda: CSDDataManager)
+    prompt: str = ""
+    """The instruction, as one would tell a person: "make it snowy". Required."""
+    model: str = "timbrooks/instruct-pix2pix"
+    """The editor: a hub id, a local diffusers folder, or "mini", which ships with this package."""
+    model_device: str = "auto"
+    """Where the editor computes: cpu, cuda, cuda:1 ...; auto is where the scene is."""
+    model_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of the editor; its VAE stays in float32."""
+    model_variant: str | None = None
+    """Variant of the weight files: "fp16" downloads the half-precision ones."""
+    model_revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    model_local_files_only: bool = False
+    """Never touch the network."""
+    keep_model_loaded: bool = True
+    """Off: the editor is dropped after every round, which frees its memory for the scene."""
+    edit: EditConfig = field(default_factory=EditConfig)
+    """Settings of one edit; batch_size is also the number of views that a round edits."""
+    edit_interval: int = 2000
+    """Training steps between two rounds."""
+    edit_size: int | None = None
+    """Pixels of the short side while a view is edited; default: the size that the editor was trained on."""
+    start_from: Literal["render", "photo", "previous"] = "render"
+    """Where the edit of a view starts: the scene's render, the photo, or the view's previous edit."""
+
+
+class EditingTrainer(Protocol):
+    """What the schedule needs of the trainer."""
+
+    base_dir: Path
+    progress: RunProgress
+
+    @property
+    def first_edit_step(self) -> int:
+        """The step before which the first round comes."""
+        ...
+
+    def save_checkpoint(self, step: int) -> None:
+        """Save scene and schedule as they are now."""
+        ...
+
+
+class CSDDataManager(VanillaDataManager):
+    """All views in memory, the edited ones in place of their photos."""
+
+    config: CSDDataManagerConfig
+
+    def __init__(self, config: CSDDataManagerConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        edit = config.edit
+        self.live = LiveSettings(config.prompt, edit.guidance_scale, edit.image_guidance_scale)
+        self.rounds_done = 0
+        self._last_round_step = -1
+        self._round_requested = False
+        self._deck = ViewDeck(len(self.train_dataset), edit.seed)
+        self._denoiser: Denoiser | None = None  # not a module: in no checkpoint, not seen by the viewer
+        if self.test_mode == "val":  # training; ns-viewer, ns-render and ns-eval open a run in other modes
+            self.edit_panel = EditPanel(self.live, self.request_round)
+
+    # ---- views
+
+    def setup_train(self) -> None:
+        """Load all photos and remember where each lies in the batch."""
+        super().setup_train()
+        batch = self.train_image_dataloader.cached_collated_batch
+        assert batch is not None, "all views must be in memory"
+        self._images: Tensor | list[Tensor] = batch["image"]
+        self._position = {int(view): place for place, view in enumerate(batch["image_idx"])}
+        self._photos: dict[int, Tensor] = {}  # uint8 copies of the photos that were replaced
+        self._edits: dict[int, Tensor] = {}
+
+    def photo(self, view: int) -> Tensor:
+        """The captured photo as uint8 (3, H, W), at training size; transparent parts lie on white."""
+        if view in self._photos:
+            return self._photos[view]
+        image = self._images[self._position[view]]
+        colour, alpha = image[..., :3], image[..., 3:]
+        if alpha.shape[-1]:
+            colour = colour * alpha + (1 - alpha)
+        return to_bytes(colour.permute(2, 0, 1))
+
+    def edited_view(self, view: int) -> Tensor | None:
+        """The view's latest edit, uint8 (3, H, W); None before its first."""
+        return self._edits.get(view)
+
+    def replace_view(self, view: int, edit: Tensor) -> None:
+        """Put an edit, uint8 (3, H, W), in the place of a photo. Training sees exactly these bytes."""
+        image = self._images[self._position[view]]
+        if edit.shape[1:] != image.shape[:2]:
+            raise UserError(
+                f"view {view}: its edit is {tuple(edit.shape[1:])} pixels, training uses "
+                f"{tuple(image.shape[:2])}; use the scale that the run began with "
+                "(camera_res_scale_factor, downscale_factor)"
+            )
+        self._photos.setdefault(view, self.photo(view))
+        self._edits[view] = edit
+        image[..., :3] = to_float(edit).permute(1, 2, 0).to(image.device)
+
+    # ---- schedule
+
+    @property
+    def views_per_round(self) -> int:
+        """The batch size, or all views where there are fewer."""
+        return min(self.config.edit.batch_size, len(self.train_dataset))
+
+    def request_round(self) -> None:
+        """Edit before the next step of training, out of turn."""
+        self._round_requested = True
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Edits happen before a step of training."""
+        pipeline, trainer = training_callback_attributes.pipeline, training_callback_attributes.trainer
+
+        def edit_if_due(step: int) -> None:
+            if self._is_due(step, trainer.first_edit_step):  # type: ignore[union-attr]
+                self._save_edit_save(step, pipeline.model, trainer)  # type: ignore[union-attr, arg-type]
+
+        where = [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION]
+        return [
+            *super().get_training_callbacks(training_callback_attributes),
+            TrainingCallback(where, edit_if_due, update_every_num_iters=1),
+        ]
+
+    def _is_due(self, step: int, first: int) -> bool:
+        requested, self._round_requested = self._round_requested, False
+        if step < first:
+            if requested:
+                CONSOLE.print(f"Base training comes first: edits begin at step {first}.")
+            return False
+        on_schedule = (step - first) % self.config.edit_interval == 0
+        return requested or (on_schedule and step != self._last_round_step)
+
+    def _save_edit_save(self, step: int, model: "CSDModel", trainer: EditingTrainer) -> None:
+        trainer.save_checkpoint(step)  # if the round fails, nothing before it is lost
+        self.run_round(step, model, Rounds(trainer.base_dir / "edits"), trainer.progress)
+        trainer.save_checkpoint(step)
+
+    # ---- a round
+
+    def run_round(self, step: int, model: "CSDModel", rounds: Rounds, progress: RunProgress) -> list[int]:
+        """Edit the next views together, write the round to disk, then let training see it.
+
+        Args:
+            step: the step of training that comes next.
+            model: the scene; rendered where the edit starts from it.
+            rounds: where the round is kept.
+            progress: shows renders and steps of the edit.
+
+        Returns:
+            The views that were edited.
+
+        Raises:
+            NonFiniteError: a prediction was NaN; nothing was replaced or written.
+            UserError: the editor cannot be loaded.
+        """
+        began, number, deck = time.monotonic(), self.rounds_done + 1, copy.deepcopy(self._deck)
+        views = deck.draw(self.views_per_round)
+        settings = self._round_settings(number)
+        with progress.round(number):
+            denoiser = self._load_denoiser()
+            done = self._edit_views(views, model, denoiser, settings, progress)
+        state = {
+            "round": number,
+            "step": step,
+            "prompt": self._prompt(),
+            "start_from": self.config.start_from,
+            "model": self.config.model,
+            "edit": asdict(settings),
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        folder = rounds.write(number, done, state)
+        for view in done:
+            self.replace_view(view.index, view.edit)
+        self.rounds_done, self._last_round_step, self._deck = number, step, deck
+        if not self.config.keep_model_loaded:
+            self._denoiser = None
+            torch.cuda.empty_cache()
+        CONSOLE.print(
+            f"Round {number}: {len(done)} views in {state['seconds']:.0f} s; see {folder}/contact_sheet.png"
+        )
+        return views
+
+    def _edit_views(
+        self,
+        views: Sequence[int],
+        model: "CSDModel",
+        denoiser: "Denoiser",
+        settings: EditConfig,
+        progress: RunProgress,
+    ) -> list[EditedView]:
+        from csd_core.engine import edit_images
+        from csd_core.images import fit_to_editor, resize
+
+        short_side = self.config.edit_size or denoiser.native_size
+        photos = [self.photo(view) for view in views]
+        sources = [fit_to_editor(to_float(photo), short_side) for photo in photos]
+        starts = self._starts(views, sources, model, progress)
+        with progress.task("editing", settings.num_steps) as advance:
+            edits = edit_images(
+                denoiser,
+                pad_to_one_shape(sources),
+                self._prompt(),
+                settings,
+                init=pad_to_one_shape(starts),
+                callback=lambda step, canvas: advance(1),
+            ).cpu()
+        return [
+            EditedView(
+                view,
+                photo,
+                to_bytes(start),
+                to_bytes(resize(edit[:, : s.shape[1], : s.shape[2]], _size(photo))),
+            )
+            for view, photo, s, start, edit in zip(views, photos, sources, starts, edits, strict=True)
+        ]
+
+    def _starts(
+        self, views: Sequence[int], sources: Sequence[Tensor], model: "CSDModel", progress: RunProgress
+    ) -> list[Tensor]:
+        """Where each edit starts, at the size of its source."""
+        from csd_core.images import resize
+
+        if self.config.start_from == "photo":
+            return list(sources)
+        if self.config.start_from == "previous":
+            latest = [self._edits.get(view) for view in views]
+            return [
+                source if edit is None else resize(to_float(edit), _size(source))
+                for source, edit in zip(sources, latest, strict=True)
+            ]
+        return [
+            resize(render, _size(source))
+            for render, source in zip(self.render(views, sources, model, progress), sources, strict=True)
+        ]
+
+    @torch.no_grad()
+    def render(
+        self, views: Sequence[int], like: Sequence[Tensor], model: "CSDModel", progress: RunProgress
+    ) -> list[Tensor]:
+        """Render training views, (3, h, w) in [0, 1]: the size of `like`, or of training if smaller."""
+        sizes = [min(_size(image), _size(self.photo(view))) for view, image in zip(views, like, strict=True)]
+        rays = [self._pixel_grid(view, size) for view, size in zip(views, sizes, strict=True)]
+        cameras = torch.cat([which for which, _ in rays])
+        coords = torch.cat([where for _, where in rays])
+        colours, chunk = [], model.config.eval_num_rays_per_chunk
+        with progress.task("rendering", len(coords)) as advance:
+            for part in range(0, len(coords), chunk):
+                bundle = self.train_ray_generator.cameras.generate_rays(
+                    cameras[part : part + chunk], coords[part : part + chunk]
+                ).to(model.device)
+                model.camera_optimizer.apply_to_raybundle(bundle)  # the very rays that training uses
+                colours.append(model.render_rgb(bundle).cpu())
+                advance(len(bundle))
+        images = torch.cat(colours).split([height * width for height, width in sizes])
+        return [
+            image.view(height, width, 3).permute(2, 0, 1).clamp(0, 1)
+            for image, (height, width) in zip(images, sizes, strict=True)
+        ]
+
+    def _pixel_grid(self, view: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Camera number (n, 1) and pixel (y, x) (n, 2) of the rays through the centres of size's pixels."""
+        height, width = _size(self.photo(view))
+        y = (torch.arange(size[0]) + 0.5) * (height / size[0])
+        x = (torch.arange(size[1]) + 0.5) * (width / size[1])
+        coords = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).view(-1, 2).to(self.device)
+        return torch.full((len(coords), 1), view, device=self.device), coords
+
+    def _round_settings(self, number: int) -> EditConfig:
+        return replace(
+            self.config.edit,
+            guidance_scale=self.live.guidance_scale,
+            image_guidance_scale=self.live.image_guidance_scale,
+            seed=round_seed(self.config.edit.seed, number),
+        )
+
+    def _prompt(self) -> str:
+        return self.live.prompt.strip() or self.config.prompt
+
+    def _load_denoiser(self) -> "Denoiser":
+        if self._denoiser is None:
+            from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+
+            config = self.config
+            self._denoiser = InstructPix2Pix.from_pretrained(
+                config.model,
+                torch_dtype=getattr(torch, config.model_dtype),
+                device=self.device if config.model_device == "auto" else config.model_device,
+                variant=config.model_variant,
+                revision=config.model_revision,
+                local_files_only=config.model_local_files_only,
+            )
+        return self._denoiser
+
+    # ---- what a checkpoint keeps; the edited views themselves lie in the folders of the rounds
+
+    def edit_state(self) -> dict[str, Any]:
+        """The schedule as plain data."""
+        return {
+            "rounds_done": self.rounds_done,
+            "last_round_step": self._last_round_step,
+            "deck": asdict(self._deck),
+            "live": self.live.as_dict(),
+            "configured": self._configured().as_dict(),
+        }
+
+    def load_edit_state(self, state: dict[str, Any], rounds: Rounds) -> None:
+        """Go on from edit_state(), with the edited views of `rounds`.
+
+        What the command line changed since then counts; what it left alone goes on as it was last, even where
+        the viewer had changed it.
+
+        Raises:
+            UserError: a round is missing, or the views have another size.
+        """
+        try:
+            edits = rounds.read(state["rounds_done"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{rounds.folder}: expected rounds 1 to {state['rounds_done']}, but: {error}"
+            ) from error
+        for view, edit in edits.items():
+            self.replace_view(view, edit)
+        self.rounds_done, self._last_round_step = state["rounds_done"], state["last_round_step"]
+        self._deck = ViewDeck(**state["deck"])
+        now = self._configured().as_dict()
+        for name, before in state["configured"].items():
+            setattr(self.live, name, state["live"][name] if now[name] == before else now[name])
+        if self.rounds_done and self.live.prompt != state["live"]["prompt"]:
+            CONSOLE.print(f"The prompt changes from {state['live']['prompt']!r} to {self.live.prompt!r}.")
+        if hasattr(self, "edit_panel"):
+            self.edit_panel.show(self.live)
+
+    def _configured(self) -> LiveSettings:
+        edit = self.config.edit
+        return LiveSettings(self.config.prompt, edit.guidance_scale, edit.image_guidance_scale)
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]

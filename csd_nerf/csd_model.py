@@ -1,0 +1,141 @@
+"""nerfacto with the little that must differ: it can be built offline, and says which implementation runs."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
+from nerfstudio.utils.external import TCNN_EXISTS
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from csd_nerf.csd_hash import speed_up
+
+Implementation = Literal["tcnn", "torch"]
+
+_LPIPS = "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity"
+_ALEXNET = "alexnet-owt-7be5be79.pth"
+_LPIPS_MIN_SIDE = 64  # pixels; below this AlexNet's pooling leaves nothing
+
+
+@dataclass
+class CSDModelConfig(NerfactoModelConfig):
+    """nerfacto's settings."""
+
+    _target: type = field(default_factory=lambda: CSDModel)
+
+
+class CSDModel(NerfactoModel):
+    """nerfacto, whose LPIPS metric is fetched at first use, and which can render colour alone."""
+
+    config: CSDModelConfig
+
+    steps_before: int = 0
+    """Steps that the loaded weights were trained before this run began to count."""
+
+    def populate_modules(self) -> None:
+        """Build the scene on tinycudann where it imports on a CUDA device, otherwise in torch."""
+        asked = self.config.implementation
+        self.config.implementation = choose_implementation(asked, self.kwargs.get("device", "cpu"))
+        with mock.patch(_LPIPS, LazyLPIPS):  # nerfacto would download AlexNet here
+            super().populate_modules()
+        speed_up(self)
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """nerfacto's schedules of the proposal networks, which go on from where the loaded weights were."""
+
+        def shifted(func: Callable[..., None]) -> Callable[..., None]:
+            return lambda step: func(step=step + self.steps_before)
+
+        callbacks = super().get_training_callbacks(training_callback_attributes)
+        for callback in callbacks:
+            callback.func = shifted(callback.func)
+        return callbacks
+
+    @torch.no_grad()
+    def render_rgb(self, rays: RayBundle) -> Tensor:
+        """Colours (n, 3) in [0, 1] of n rays, without depth and normals. Leaves no trace in training."""
+        sampler, training = self.proposal_sampler, self.training
+        steps_since_update = sampler._steps_since_update
+        self.eval()
+        try:
+            bundle = self.collider(rays) if self.collider is not None else rays
+            samples, _, _ = sampler(bundle, density_fns=self.density_fns)
+            outputs = self.field(samples)
+            weights = samples.get_weights(outputs[FieldHeadNames.DENSITY])
+            return self.renderer_rgb(rgb=outputs[FieldHeadNames.RGB], weights=weights)
+        finally:
+            self.train(training)
+            sampler._steps_since_update = steps_since_update
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """nerfacto's; without LPIPS where its weights cannot be had."""
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        if metrics["lpips"] != metrics["lpips"]:
+            del metrics["lpips"]
+        return metrics, images
+
+
+@cache
+def choose_implementation(asked: Implementation, device: Any) -> Implementation:
+    """tcnn where it imports on a CUDA device, otherwise torch. Says which, once."""
+    on_cuda = torch.device(device).type == "cuda"
+    if asked == "tcnn" and on_cuda and TCNN_EXISTS:
+        CONSOLE.print("The scene runs on tinycudann.")
+        return "tcnn"
+    reason = (
+        "asked for" if asked == "torch" else "tinycudann does not import" if on_cuda else "no CUDA device"
+    )
+    CONSOLE.print(f"The scene runs on torch ({reason}).")
+    return "torch"
+
+
+class LazyLPIPS:
+    """torchmetrics' LPIPS, built at first use; NaN where AlexNet's weights cannot be had."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._kwargs = kwargs
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        metric = _lpips(**self._kwargs) if min(first.shape[-2:]) >= _LPIPS_MIN_SIDE else None
+        return torch.tensor(float("nan")) if metric is None else metric.to(first.device)(first, second)
+
+
+@cache
+def _lpips(**kwargs: Any) -> Any | None:
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("0", "", "false")
+    if weights.is_file() or not offline:
+        try:
+            with _impatient():
+                return LearnedPerceptualImagePatchSimilarity(**kwargs)
+        except (OSError, RuntimeError):  # no network, or a download that broke off
+            pass
+    CONSOLE.print(f"LPIPS is left out: its weights are not in {weights.parent} and cannot be downloaded.")
+    return None
+
+
+@contextmanager
+def _impatient(seconds: float = 10.0) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

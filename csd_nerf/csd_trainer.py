@@ -1,0 +1,250 @@
+"""Base training, then editing, in one command; and what is taken from a checkpoint.
+
+A step belongs to base training while step < base_steps. Rounds of edits come before the steps base_steps,
+base_steps + edit_interval, ... A checkpoint names the next step, so that it can lie between a round and its step.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn, cast
+
+import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from csd_core.errors import UserError
+from csd_nerf.csd_checkpoint import (
+    STATE,
+    random_state,
+    read_checkpoint,
+    set_random_state,
+    write_checkpoint,
+)
+from csd_nerf.csd_datamanager import CSDDataManager
+from csd_nerf.csd_model import CSDModel
+from csd_nerf.csd_progress import RunProgress
+from csd_nerf.csd_rounds import Rounds
+
+_CHECK_LOSS_EVERY = 10  # steps on a GPU, where looking at the loss means waiting for it
+
+
+@dataclass
+class CSDTrainerConfig(TrainerConfig):
+    """nerfstudio's settings, and how long the scene is trained before it is edited."""
+
+    _target: type = field(default_factory=lambda: CSDTrainer)
+    base_steps: int = 30000
+    """Steps of base training on the photos; max_num_iterations counts them too. Skipped with --load-dir of a
+    nerfacto run."""
+
+    def set_timestamp(self) -> None:
+        """Name the run. ns-train calls this before it prints or writes anything: the place for all checks."""
+        super().set_timestamp()
+        from csd_nerf.csd_checks import prepare
+
+        # nerfstudio indexes with lists; torch would say so in six lines of its own for every call
+        warnings.filterwarnings("ignore", "Using a non-tuple sequence", module="nerfstudio")
+        with one_line_errors():
+            prepare(self)
+
+
+class CSDTrainer(Trainer):
+    """nerfstudio's trainer with two phases and checkpoints that hold the schedule of edits."""
+
+    config: CSDTrainerConfig
+    progress: RunProgress
+
+    def __init__(self, config: CSDTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(config, local_rank, world_size)
+        self.editing = False
+        self._total_steps = config.max_num_iterations
+        self._next_step = 0
+        self._random_state: dict[str, Any] | None = None
+
+    @property
+    def datamanager(self) -> CSDDataManager:
+        """Views and schedule."""
+        return cast(CSDDataManager, self.pipeline.datamanager)
+
+    @property
+    def model(self) -> CSDModel:
+        """The scene."""
+        return cast(CSDModel, self.pipeline.model)
+
+    @property
+    def first_edit_step(self) -> int:
+        """The step before which the first round comes."""
+        return self.config.base_steps
+
+    # ---- setting up
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build everything; load a checkpoint if one is named."""
+        with one_line_errors():
+            super().setup(test_mode)
+        before, after = (
+            TrainingCallbackLocation.BEFORE_TRAIN_ITERATION,
+            TrainingCallbackLocation.AFTER_TRAIN_ITERATION,
+        )
+        self.callbacks.insert(
+            0, TrainingCallback([before], self._begin_editing_if_due, update_every_num_iters=1)
+        )
+        self.callbacks.append(TrainingCallback([after], self._step_done, update_every_num_iters=1))
+        self.progress = RunProgress(self._next_step, self._total_steps, self._rounds_left, self._phase_of)
+
+    def setup_optimizers(self) -> Optimizers:
+        """New optimisers; without one for the cameras while editing, since their poses would drift."""
+        groups = self.pipeline.get_param_groups()
+        if self.editing:
+            groups.pop("camera_opt", None)
+        return Optimizers(self.config.optimizers.copy(), groups)
+
+    def _begin_editing_if_due(self, step: int) -> None:
+        if step >= self.config.base_steps and not self.editing:
+            self._begin_editing()
+
+    def _begin_editing(self) -> None:
+        """Optimisers start anew (appendix B.3) and cameras are frozen."""
+        self.editing = True
+        for parameter in self.model.camera_optimizer.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        self.optimizers = self.setup_optimizers()
+
+    # ---- training
+
+    def train(self) -> None:
+        """Train what is left of max_num_iterations, which counts from the start of the run."""
+        left = max(self._total_steps - self._next_step, 0)
+        if left == 0:
+            CONSOLE.print(f"All {self._total_steps} steps are done; to go on, raise --max-num-iterations.")
+        if self._random_state is not None:
+            set_random_state(self._random_state)
+        self.config.max_num_iterations = left  # nerfstudio's loop takes it as the number of steps to do
+        try:
+            with one_line_errors(self._kept), self.progress:
+                super().train()
+        finally:
+            self.config.max_num_iterations = self._total_steps
+
+    def train_iteration(self, step: int) -> Any:
+        """One step. A loss that is not finite stops the run."""
+        result = super().train_iteration(step)
+        watched = self.device == "cpu" or step % _CHECK_LOSS_EVERY == 0
+        if watched and not bool(torch.isfinite(result[0])):
+            raise FloatingPointError(
+                f"training step {step}: the loss is {float(result[0])}; lower the learning rate"
+            )
+        return result
+
+    def _step_done(self, step: int) -> None:
+        self._next_step = step + 1
+        self.progress.step_done(step)
+
+    def _phase_of(self, step: int) -> str:
+        return "base training" if step < self.config.base_steps else "training on edits"
+
+    def _rounds_left(self, step: int) -> int:
+        due = range(self.config.base_steps, self._total_steps, self.datamanager.config.edit_interval)
+        return sum(round_step >= step for round_step in due)
+
+    def _kept(self) -> str:
+        """What is left after a failure, in words."""
+        latest = max(self.checkpoint_dir.glob("step-*.ckpt"), default=None)
+        return (
+            ""
+            if latest is None
+            else f" The last good state is kept: go on with --load-dir {self.checkpoint_dir}"
+        )
+
+    # ---- checkpoints
+
+    def save_checkpoint(self, step: int) -> None:
+        """Save scene and schedule as they are before the next step; named by the last step done."""
+        del step  # nerfstudio's count is one off when a run stops early
+        last_step = max(self._next_step - 1, 0)
+        content = {
+            "step": last_step,
+            "pipeline": self.pipeline.state_dict(),
+            "optimizers": {name: value.state_dict() for name, value in self.optimizers.optimizers.items()},
+            "schedulers": {name: value.state_dict() for name, value in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+            STATE: {
+                "next_step": self._next_step,
+                "base_steps": self.config.base_steps,
+                "editing": self.editing,
+                "steps_before": self.model.steps_before,
+                "steps_since_update": self.model.proposal_sampler._steps_since_update,
+                "edit": self.datamanager.edit_state(),
+                "random": random_state(),
+            },
+        }
+        path = self.checkpoint_dir / f"step-{last_step:09d}.ckpt"
+        write_checkpoint(content, path, only_latest=self.config.save_only_latest_checkpoint)
+
+    def _load_checkpoint(self) -> None:
+        path = self.config.load_checkpoint
+        if path is None:
+            return
+        checkpoint = read_checkpoint(path)
+        if STATE in checkpoint:
+            self._resume(checkpoint, path)
+        else:
+            self._take_scene(checkpoint, path)
+
+    def _take_scene(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """The weights of a finished nerfacto run, nothing else."""
+        self._load_scene(checkpoint["pipeline"])
+        self.model.steps_before = checkpoint["step"] + 1
+        CONSOLE.print(f"The scene of {path} was taken, trained for {self.model.steps_before} steps.")
+
+    def _resume(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Go on with a run of ours as if it had never stopped."""
+        state = checkpoint[STATE]
+        self._load_scene(checkpoint["pipeline"])
+        if state["editing"]:
+            self._begin_editing()
+        self.optimizers.load_optimizers(checkpoint["optimizers"])
+        self.optimizers.load_schedulers(checkpoint["schedulers"])
+        self.grad_scaler.load_state_dict(checkpoint["scalers"])
+        self._next_step = self._start_step = state["next_step"]
+        self.model.steps_before = state["steps_before"]
+        sampler = self.model.proposal_sampler
+        sampler._steps_since_update = state["steps_since_update"]
+        sampler._step = max(self._next_step - 1, 0) + self.model.steps_before
+        self._random_state = state["random"]
+        before, now = Rounds(path.parent.parent / "edits"), Rounds(self.base_dir / "edits")
+        self.datamanager.load_edit_state(state["edit"], before)
+        now.take_over(before, self.datamanager.rounds_done)
+        CONSOLE.print(
+            f"Goes on from {path}: step {self._next_step} of {self.config.max_num_iterations}, "
+            f"{self.datamanager.rounds_done} rounds of edits done."
+        )
+
+    def _load_scene(self, weights: dict[str, torch.Tensor]) -> None:
+        own = self.pipeline.state_dict().keys()
+        self.pipeline.load_state_dict(
+            {key: value for key, value in weights.items() if key in own}, strict=True
+        )
+
+
+@contextmanager
+def one_line_errors(kept: Any = lambda: "") -> Iterator[None]:
+    """Let errors that a person can mend end the command with one line instead of a traceback."""
+    try:
+        yield
+    except UserError as error:
+        _stop(f"{error}", 2)
+    except FloatingPointError as error:
+        _stop(f"{error}.{kept()}", 1)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
