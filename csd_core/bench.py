@@ -353,8 +353,8 @@ def format_result(result: BenchResult) -> str:
         f"  ours          {result.seconds_ours:8.4f} s a particle and step, peak {result.peak_ours:.2f} GiB",
         f"  published     {result.seconds_published:8.4f} s a particle and step, "
         f"peak {result.peak_published:.2f} GiB",
-        f"  ours / {EVALUATIONS} bare             {result.overhead:.3f}  (target: at most {OVERHEAD_AT_MOST})",
-        f"  published / ours     {result.speedup:.2f}   (target on mini: at least {SPEEDUP_AT_LEAST})",
+        f"  ours / {EVALUATIONS} bare         {result.overhead:.3f}  (target: at most {OVERHEAD_AT_MOST})",
+        f"  published / ours      {result.speedup:.2f}   (target on mini: at least {SPEEDUP_AT_LEAST})",
     ]
     return "\n".join(lines)
 

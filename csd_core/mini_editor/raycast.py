@@ -6,8 +6,8 @@ Notation
     o, d      origins and unit directions of the rays, (n, 3) world space, z up
     t         distance along a ray, inf where nothing is hit
     p, n      hit point and outward unit normal, (n, 3)
-Cameras follow nerfstudio and OpenGL: camera-to-world matrix with columns x right, y up, z backwards; the centre
-of a pixel lies at half-integer coordinates, so that the ray of pixel (i, j) passes (j + 0.5, i + 0.5).
+Cameras follow nerfstudio and OpenGL: camera-to-world matrix with columns x right, y up, z backwards; the
+centre of a pixel lies at half-integer coordinates, so that the ray of pixel (i, j) passes (j + 0.5, i + 0.5).
 """
 
 from collections.abc import Callable, Sequence
@@ -198,7 +198,7 @@ def render(
 
 
 def look_at(eye: Sequence[float] | Points, target: Sequence[float]) -> Array:
-    """Camera-to-world matrix (4, 4) of a camera at `eye` that looks at `target`, its x axis level (z is up)."""
+    """Camera-to-world matrix (4, 4) of a camera at `eye` that looks at `target`, its x axis level."""
     position = np.asarray(eye, np.float64)
     back = position - np.asarray(target, np.float64)
     back /= np.linalg.norm(back)
