@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,18 @@ def write_checkpoint(content: dict[str, Any], path: Path, *, only_latest: bool) 
         for other in path.parent.glob("step-*.ckpt"):
             if other != path:
                 other.unlink()
+
+
+def keep_copy(path: Path, folder: Path) -> None:
+    """Keep a checkpoint in another folder, too; at no cost where the file system has hard links."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unfinished-") as beside:
+        fresh = Path(beside) / path.name
+        try:
+            os.link(path, fresh)
+        except OSError:
+            shutil.copyfile(path, fresh)
+        os.replace(fresh, folder / path.name)
 
 
 def random_state() -> dict[str, Any]:

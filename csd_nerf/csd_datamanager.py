@@ -71,8 +71,12 @@ class EditingTrainer(Protocol):
         """The step before which the first round comes."""
         ...
 
-    def save_checkpoint(self, step: int) -> None:
-        """Save scene and schedule as they are now."""
+    def before_round(self, step: int) -> None:
+        """Called before the round that precedes `step`."""
+        ...
+
+    def after_round(self, step: int) -> None:
+        """Called when the round is on disk and training sees it."""
         ...
 
 
@@ -151,7 +155,7 @@ class CSDDataManager(VanillaDataManager):
 
         def edit_if_due(step: int) -> None:
             if self._is_due(step, trainer.first_edit_step):  # type: ignore[union-attr]
-                self._save_edit_save(step, pipeline.model, trainer)  # type: ignore[union-attr, arg-type]
+                self._edit(step, pipeline.model, trainer)  # type: ignore[union-attr, arg-type]
 
         where = [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION]
         return [
@@ -168,10 +172,10 @@ class CSDDataManager(VanillaDataManager):
         on_schedule = (step - first) % self.config.edit_interval == 0
         return requested or (on_schedule and step != self._last_round_step)
 
-    def _save_edit_save(self, step: int, model: "CSDModel", trainer: EditingTrainer) -> None:
-        trainer.save_checkpoint(step)  # if the round fails, nothing before it is lost
+    def _edit(self, step: int, model: "CSDModel", trainer: EditingTrainer) -> None:
+        trainer.before_round(step)
         self.run_round(step, model, Rounds(trainer.base_dir / "edits"), trainer.progress)
-        trainer.save_checkpoint(step)
+        trainer.after_round(step)
 
     # ---- a round
 

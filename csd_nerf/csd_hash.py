@@ -1,8 +1,8 @@
 """nerfstudio's hash encoding (arXiv:2201.05989) for the CPU: the same values, about four times as fast.
 
 nerfstudio's torch version hashes eight corners in int64 and gathers them one by one; its backward pass
-adds with atomics, so that two runs on two threads differ. This one hashes per axis in int32 (tables are powers
-of two, so the low bits are the same) and adds in one fixed order: a run can be repeated to the last bit.
+adds with atomics, so that two runs on two threads differ. This one hashes per axis in int32 (tables are
+powers of two, so the low bits are the same) and adds in one fixed order: a run repeats to the last bit.
 
     M   points          L   levels          T   entries of the table of one level
 """

@@ -1,7 +1,7 @@
 """Base training, then editing, in one command; and what is taken from a checkpoint.
 
 A step belongs to base training while step < base_steps. Rounds of edits come before the steps base_steps,
-base_steps + edit_interval, ... A checkpoint names the next step, so that it can lie between a round and its step.
+base_steps + edit_interval, ... A checkpoint names the next step: it can lie between a round and its step.
 """
 
 import sys
@@ -21,6 +21,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from csd_core.errors import UserError
 from csd_nerf.csd_checkpoint import (
     STATE,
+    keep_copy,
     random_state,
     read_checkpoint,
     set_random_state,
@@ -31,6 +32,9 @@ from csd_nerf.csd_model import CSDModel
 from csd_nerf.csd_progress import RunProgress
 from csd_nerf.csd_rounds import Rounds
 
+BASE_FOLDER = (
+    "base_model"  # in the run's folder: the scene before the first edit, for --load-dir with other prompts
+)
 _CHECK_LOSS_EVERY = 10  # steps on a GPU, where looking at the loss means waiting for it
 
 
@@ -168,9 +172,8 @@ class CSDTrainer(Trainer):
     def save_checkpoint(self, step: int) -> None:
         """Save scene and schedule as they are before the next step; named by the last step done."""
         del step  # nerfstudio's count is one off when a run stops early
-        last_step = max(self._next_step - 1, 0)
         content = {
-            "step": last_step,
+            "step": max(self._next_step - 1, 0),
             "pipeline": self.pipeline.state_dict(),
             "optimizers": {name: value.state_dict() for name, value in self.optimizers.optimizers.items()},
             "schedulers": {name: value.state_dict() for name, value in self.optimizers.schedulers.items()},
@@ -185,8 +188,21 @@ class CSDTrainer(Trainer):
                 "random": random_state(),
             },
         }
-        path = self.checkpoint_dir / f"step-{last_step:09d}.ckpt"
-        write_checkpoint(content, path, only_latest=self.config.save_only_latest_checkpoint)
+        only_latest = self.config.save_only_latest_checkpoint
+        write_checkpoint(content, self._checkpoint_path(), only_latest=only_latest)
+
+    def before_round(self, step: int) -> None:
+        """Save, so that a round that fails costs nothing; keep the scene as it was before the first edit."""
+        self.save_checkpoint(step)
+        if self.datamanager.rounds_done == 0 and step > 0:
+            keep_copy(self._checkpoint_path(), self.base_dir / BASE_FOLDER)
+
+    def after_round(self, step: int) -> None:
+        """Save, so that a round is never lost once it is done."""
+        self.save_checkpoint(step)
+
+    def _checkpoint_path(self) -> Path:
+        return self.checkpoint_dir / f"step-{max(self._next_step - 1, 0):09d}.ckpt"
 
     def _load_checkpoint(self) -> None:
         path = self.config.load_checkpoint
