@@ -24,6 +24,7 @@ from rich.table import Table
 from csd_core.cli.command import run_command
 from csd_core.errors import UserError
 from csd_nerf.demo_scene import write_demo_scene
+from csd_nerf.quiet import quiet_environment, silence_others
 
 METHOD = "csd-nerf2nerf-tiny"
 DEFAULT_PROMPT = "make it night"
@@ -200,13 +201,12 @@ def _open(path: Path) -> Image.Image:
 
 
 def train_command(config: DemoConfig, scene: Path) -> list[str]:
-    """The ns-train call: the tiny preset, all checkpoints kept, no viewer, no statistics of its own."""
+    """The ns-train call: the tiny preset, without viewer and without renders for statistics of its own."""
     never = str(10**9)
     options = {
         "output-dir": str(config.output / "runs"),
         "experiment-name": "demo",
         "vis": "tensorboard",
-        "save-only-latest-checkpoint": "False",
         "steps-per-eval-batch": never,
         "steps-per-eval-image": never,
         "steps-per-eval-all-images": never,
@@ -234,11 +234,13 @@ def train(config: DemoConfig, scene: Path) -> tuple[Path, float]:
     runs = config.output / "runs" / "demo" / METHOD
     known = set(runs.glob("*"))
     began = time.monotonic()
-    code = subprocess.run(train_command(config, scene), check=False).returncode
-    if code < 0:
-        raise UserError(f"ns-train was ended by signal {-code} (9 is what lack of memory looks like)")
-    if code > 0:
-        raise SystemExit(code)
+    ended = subprocess.run(train_command(config, scene), env=quiet_environment(dict(os.environ)), check=False)
+    if ended.returncode < 0:
+        raise UserError(
+            f"ns-train was ended by signal {-ended.returncode} (9 is what lack of memory looks like)"
+        )
+    if ended.returncode > 0:
+        raise SystemExit(ended.returncode)
     fresh = sorted(set(runs.glob("*")) - known)
     return fresh[-1], time.monotonic() - began
 
@@ -260,6 +262,7 @@ def finish(config: DemoConfig, run: Path, train_seconds: float, console: Console
     """Render held-out views, write before_after.png and figures.json, print the figures."""
     from csd_nerf.evaluate_edit import before_after, measure_edit, print_figures, render_held_out
 
+    silence_others()
     _, views = render_held_out(run / "config.yml")
     figures = measure_edit(views, config.prompt)
     picture = config.output / "before_after.png"

@@ -16,14 +16,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.models.base_model import Model
-from nerfstudio.utils.eval_utils import eval_setup
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
@@ -33,6 +30,12 @@ from csd_core.mini_editor.edits import affected_mask, apply_edit, find_instructi
 from csd_nerf.csd_checkpoint import read_checkpoint
 from csd_nerf.csd_rounds import EditedView, contact_sheet
 from csd_nerf.csd_views import to_bytes
+from csd_nerf.quiet import silence_others
+
+if TYPE_CHECKING:
+    from nerfstudio.data.datasets.base_dataset import InputDataset
+    from nerfstudio.engine.trainer import TrainerConfig
+    from nerfstudio.models.base_model import Model
 
 BASE_AT_LEAST = 20.0
 """dB of the base render to the photo, below which the figures say little about the edit."""
@@ -176,7 +179,7 @@ def find_run(path: Path) -> Path:
     return configs[-1]
 
 
-def render_held_out(config_path: Path, base: Path | None = None) -> tuple[TrainerConfig, list[HeldOut]]:
+def render_held_out(config_path: Path, base: Path | None = None) -> tuple["TrainerConfig", list[HeldOut]]:
     """Open a finished run and render every held-out view, before and after the edit.
 
     Args:
@@ -186,14 +189,18 @@ def render_held_out(config_path: Path, base: Path | None = None) -> tuple[Traine
     Raises:
         UserError: no checkpoint of the base, or it does not fit.
     """
-    plain = config_path.parent / "nerfstudio_models"
-    if not any(plain.glob("step-*.ckpt")):
-        raise UserError(f"{plain}: expected checkpoints, found none; let the run finish")
-    config, pipeline, _, _ = eval_setup(config_path, test_mode="test", update_config_callback=_at_home(plain))
-    checkpoint = read_checkpoint(base or _base_checkpoint(config, plain))
-    dataset, model = cast(InputDataset, pipeline.datamanager.eval_dataset), pipeline.model
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    checkpoints = config_path.parent / "nerfstudio_models"
+    if not any(checkpoints.glob("step-*.ckpt")):
+        raise UserError(f"{checkpoints}: expected checkpoints, found none; let the run finish")
+    before_edit = base or _base_checkpoint(config_path.parent)
+    config, pipeline, _, _ = eval_setup(
+        config_path, test_mode="test", update_config_callback=_at_home(checkpoints)
+    )
+    dataset, model = cast("InputDataset", pipeline.datamanager.eval_dataset), pipeline.model
     cameras = dataset.cameras.to(model.device)
-    edited = [_render(model, cameras, index) for index in range(len(dataset))]
+    edited = [_render(model, cameras, view) for view in track(range(len(dataset)), "held-out views, edited")]
     own = pipeline.state_dict().keys()
     weights = {key: value for key, value in checkpoint["pipeline"].items() if key in own}
     try:
@@ -202,7 +209,7 @@ def render_held_out(config_path: Path, base: Path | None = None) -> tuple[Traine
         raise UserError(
             f"{base}: a checkpoint of another scene: {str(error).splitlines()[-1].strip()}"
         ) from error
-    before = [_render(model, cameras, index) for index in range(len(dataset))]
+    before = [_render(model, cameras, view) for view in track(range(len(dataset)), "held-out views, base  ")]
     photos = [_photo(dataset.get_data(index)["image"]) for index in range(len(dataset))]
     return config, [HeldOut(*images) for images in zip(photos, before, edited, strict=True)]
 
@@ -210,7 +217,7 @@ def render_held_out(config_path: Path, base: Path | None = None) -> tuple[Traine
 def _at_home(checkpoints: Path) -> Any:
     """nerfstudio looks for checkpoints where the run was made; the run may have been moved since."""
 
-    def update(config: TrainerConfig) -> TrainerConfig:
+    def update(config: "TrainerConfig") -> "TrainerConfig":
         config.load_step = None
         config.get_checkpoint_dir = lambda: checkpoints  # type: ignore[method-assign]
         return config
@@ -218,19 +225,19 @@ def _at_home(checkpoints: Path) -> Any:
     return update
 
 
-def _base_checkpoint(config: TrainerConfig, folder: Path) -> Path:
-    step = max(cast(Any, config).base_steps - 1, 0)
-    path = folder / f"step-{step:09d}.ckpt"
-    if not path.is_file():
+def _base_checkpoint(run: Path) -> Path:
+    from csd_nerf.csd_trainer import BASE_FOLDER
+
+    found = sorted((run / BASE_FOLDER).glob("step-*.ckpt"))
+    if not found:
         raise UserError(
-            f"{folder}: no {path.name}, the scene before the edit; train with "
-            "--save-only-latest-checkpoint False, or name a checkpoint with --base"
+            f"{run / BASE_FOLDER}: expected the scene before the edit, found none; name a checkpoint with --base"
         )
-    return path
+    return found[-1]
 
 
 @torch.no_grad()
-def _render(model: Model, cameras: Any, index: int) -> Tensor:
+def _render(model: "Model", cameras: Any, index: int) -> Tensor:
     image = model.get_outputs_for_camera(cameras[index : index + 1])["rgb"]
     return image.permute(2, 0, 1).clamp(0, 1).cpu()
 
@@ -255,22 +262,24 @@ def before_after(views: Sequence[HeldOut], path: Path) -> None:
 def figures_table(figures: Figures) -> Table:
     """The figures beside what is asked for."""
     table = Table(title=f'"{figures.prompt}", {figures.views} held-out views')
-    for heading in ("mean PSNR, dB", "base render", "edited render", "gain", "asked for"):
-        table.add_column(heading, justify="left" if heading.startswith("mean") else "right")
-    table.add_row("to the photo", f"{figures.base_to_photo:.2f}", "", "", f">= {BASE_AT_LEAST:.0f}")
+    table.add_column("mean PSNR (dB) to")
+    for heading in ("base render", "edited render", "gain", "asked for"):
+        table.add_column(heading, justify="right")
+    table.add_row("the photo", f"{figures.base_to_photo:.2f}", "", "", f">= {BASE_AT_LEAST:.0f}")
     kind, outcome = figures.kind or "", f", {figures.outcome}" if figures.outcome else ""
-    for where, gain in (("", figures.whole), (" (affected pixels)", figures.affected)):
+    for where, gain in (("", figures.whole), (" (affected)", figures.affected)):
         if gain is not None and gain.views:
             asked = (
                 f">= +{GAIN_AT_LEAST[kind]:.0f}" if gain is figures.asked and kind in GAIN_AT_LEAST else ""
             )
-            name = f"to the true edit{where}{outcome}"
+            name = f"the true edit{where}{outcome}"
             table.add_row(name, f"{gain.base:.2f}", f"{gain.edited:.2f}", f"{gain.gain:+.2f}", asked)
     return table
 
 
 def evaluate(config: EvaluateConfig) -> None:
     """Compare a run's edit with the true edit of held-out photos: figures.json and before_after.png."""
+    silence_others()
     config_path = find_run(config.run)
     run, views = render_held_out(config_path, config.base)
     prompt = config.prompt or cast(Any, run.pipeline.datamanager).prompt
