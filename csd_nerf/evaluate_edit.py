@@ -202,13 +202,12 @@ def render_held_out(config_path: Path, base: Path | None = None) -> tuple["Train
     cameras = dataset.cameras.to(model.device)
     edited = [_render(model, cameras, view) for view in track(range(len(dataset)), "held-out views, edited")]
     own = pipeline.state_dict().keys()
-    weights = {key: value for key, value in checkpoint["pipeline"].items() if key in own}
+    weights = read_checkpoint(before_edit)["pipeline"]
     try:
-        pipeline.load_state_dict(weights)
+        pipeline.load_state_dict({key: value for key, value in weights.items() if key in own})
     except RuntimeError as error:
-        raise UserError(
-            f"{base}: a checkpoint of another scene: {str(error).splitlines()[-1].strip()}"
-        ) from error
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{before_edit}: a checkpoint of another scene: {reason}") from error
     before = [_render(model, cameras, view) for view in track(range(len(dataset)), "held-out views, base  ")]
     photos = [_photo(dataset.get_data(index)["image"]) for index in range(len(dataset))]
     return config, [HeldOut(*images) for images in zip(photos, before, edited, strict=True)]
@@ -231,7 +230,7 @@ def _base_checkpoint(run: Path) -> Path:
     found = sorted((run / BASE_FOLDER).glob("step-*.ckpt"))
     if not found:
         raise UserError(
-            f"{run / BASE_FOLDER}: expected the scene before the edit, found none; name a checkpoint with --base"
+            f"{run / BASE_FOLDER}: expected the scene before the edit, found none; name one with --base"
         )
     return found[-1]
 
