@@ -169,14 +169,14 @@ class _FiniteGuard:
     def __init__(self, num_steps: int, canvas: Tensor) -> None:
         self.num_steps = num_steps
         self.bad_step = torch.full((), -1, device=canvas.device)
-        self.check_every = 1 if canvas.device.type == "cpu" else self.CHECK_EVERY
+        self.interval = 1 if canvas.device.type == "cpu" else self.CHECK_EVERY
 
     def accept(self, step: int, before: Tensor, after: Tensor) -> Tensor:
         """after, or before once a step went wrong."""
         failed_now = (self.bad_step < 0) & ~after.isfinite().all()
         self.bad_step = torch.where(failed_now, step, self.bad_step)
         canvas = torch.where(self.bad_step < 0, after, before)
-        if step % self.check_every == self.check_every - 1:
+        if (step + 1) % self.interval == 0:
             self.check(canvas)
         return canvas
 

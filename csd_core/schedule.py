@@ -43,15 +43,15 @@ class NoiseSchedule:
 
     def alpha(self, t: Tensor) -> Tensor:
         """alpha_t, float32, shape of t (integers on the schedule's device)."""
-        return self._alpha[t]
+        return self._alpha.take(t)  # unlike [t], never reads a lone t back from the device
 
     def sigma(self, t: Tensor) -> Tensor:
         """sigma_t, float32, shape of t."""
-        return self._sigma[t]
+        return self._sigma.take(t)
 
     def weight(self, t: Tensor) -> Tensor:
         """w(t) = sigma_t squared, the weight of a timestep in Eq. 5, 8 and 9."""
-        return self._sigma[t].square()
+        return self.sigma(t).square()
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t = alpha_t x0 + sigma_t noise (Eq. 1). x0, noise: (n, ...); t: (n,) or ()."""

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ DOWNSCALE = 4
 
 
 def build_tokenizer(folder: Path):
-    """A byte-level CLIPTokenizer: every character is a token, plus two merges."""
+    """A CLIPTokenizer, whose tokens are single characters and two merges, and its number of words."""
     from transformers import CLIPTokenizer
 
     characters = [chr(c) for c in range(ord("!"), ord("~") + 1)]
@@ -59,15 +59,16 @@ def build_pipeline(work: Path, prediction_type: Prediction):
             cross_attention_dim=16,
             attention_head_dim=4,
         )
-        vae = AutoencoderKL(
-            block_out_channels=(8, 8, 8),
-            norm_num_groups=4,
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            latent_channels=4,
-            sample_size=NATIVE_SIZE,
-            scaling_factor=0.5,  # not 1: a latent scaled where it should not be must show
-        )
+        vae_config: dict[str, Any] = {
+            "block_out_channels": (8, 8, 8),
+            "norm_num_groups": 4,
+            "down_block_types": ("DownEncoderBlock2D",) * 3,
+            "up_block_types": ("UpDecoderBlock2D",) * 3,
+            "latent_channels": 4,
+            "sample_size": NATIVE_SIZE,
+            "scaling_factor": 0.5,  # not 1: a latent scaled where it should not be must show
+        }
+        vae = AutoencoderKL(**vae_config)
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=vocabulary,
@@ -91,18 +92,15 @@ def build_pipeline(work: Path, prediction_type: Prediction):
         prediction_type=prediction_type,
         # as v models come: the scheduler rescales its betas, the config's are not what it uses
         rescale_betas_zero_snr=prediction_type == "v_prediction",
-        timestep_spacing="trailing" if prediction_type == "v_prediction" else "leading",
+        timestep_spacing="leading",  # leaves out the last timestep, where noise tells nothing of x_0
     )
-    return StableDiffusionInstructPix2PixPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts: dict[str, Any] = {"vae": vae, "unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
+    nothing: dict[str, Any] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    return StableDiffusionInstructPix2PixPipeline(**parts, scheduler=cast(Any, scheduler), **nothing)
 
 
 def _save(work: Path, prediction_type: Prediction) -> Path:

@@ -1,0 +1,309 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import csd_core
+from csd_core.denoisers import loading
+from csd_core.denoisers.batching import predict_noise
+from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.errors import UserError
+from csd_core.guidance import instruct_pix2pix
+from tests.conftest import DOWNSCALE, NATIVE_SIZE, TEXT_TOKENS
+
+PIPELINE_ERROR = 1e-3
+"""Largest difference to diffusers' images, in [0, 1]."""
+SPLIT_ERROR = 1e-5
+GUIDANCE, IMAGE_GUIDANCE = 7.5, 1.5
+
+
+def load(folder: Path, **options: Any) -> InstructPix2Pix:
+    return InstructPix2Pix.from_pretrained(str(folder), **options)
+
+
+def images(n: int = 1, height: int = NATIVE_SIZE, width: int = NATIVE_SIZE) -> Tensor:
+    return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def copy(tiny_epsilon: Path, tmp_path: Path) -> Path:
+    """A model folder to be damaged."""
+    return Path(shutil.copytree(tiny_epsilon, tmp_path / "model"))
+
+
+def sample_with_ddim(
+    model: InstructPix2Pix, scheduler: Any, image: Tensor, prompt: str, noise: Tensor, steps: int
+) -> Tensor:
+    """InstructPix2Pix's sampler by our adapter and guidance; DDIM from the predicted noise alone."""
+    condition, (said, unsaid) = model.encode_condition(image), model.embed([prompt, ""]).split(1)
+    scheduler.set_timesteps(steps)
+    stride = scheduler.config.num_train_timesteps // steps
+    x = noise
+    for timestep in scheduler.timesteps.tolist():
+        t = torch.full((3,), timestep)
+        eps_u, eps_i, eps_it = model.predict_noise(
+            x.expand(3, -1, -1, -1),
+            t,
+            torch.cat([unsaid, unsaid, said]),
+            torch.cat([torch.zeros_like(condition), condition, condition]),
+        ).split(1)
+        eps = instruct_pix2pix(eps_u, eps_i, eps_it, GUIDANCE, IMAGE_GUIDANCE)
+        alpha, sigma = model.schedule.alpha(t[:1]), model.schedule.sigma(t[:1])
+        previous = timestep - stride
+        # before the first timestep: set_alpha_to_one is off, the schedule's first entry stands for "clean"
+        last = torch.tensor([max(previous, 0)])
+        x0 = (x - sigma * eps) / alpha
+        x = model.schedule.alpha(last) * x0 + model.schedule.sigma(last) * eps
+    return model.decode(x)
+
+
+@pytest.mark.parametrize("size", [(NATIVE_SIZE, NATIVE_SIZE), (NATIVE_SIZE, 2 * NATIVE_SIZE)])
+def test_reproduces_the_pipeline_of_diffusers(tiny_model: Path, size: tuple[int, int]) -> None:
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
+        StableDiffusionInstructPix2PixPipeline,
+    )
+
+    pipeline: Any = StableDiffusionInstructPix2PixPipeline.from_pretrained(str(tiny_model))
+    pipeline.set_progress_bar_config(disable=True)
+    image, steps, prompt = images(1, *size), 10, "make it red"
+    noise = torch.randn(
+        1, 4, size[0] // DOWNSCALE, size[1] // DOWNSCALE, generator=torch.Generator().manual_seed(3)
+    )
+    theirs = pipeline(
+        prompt,
+        image=image,
+        num_inference_steps=steps,
+        guidance_scale=GUIDANCE,
+        image_guidance_scale=IMAGE_GUIDANCE,
+        generator=torch.Generator().manual_seed(3),
+        output_type="pt",
+    ).images
+    ours = sample_with_ddim(load(tiny_model), pipeline.scheduler, image, prompt, noise, steps)
+    assert ours.std() > 0.01  # not a constant, which would agree by itself
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=PIPELINE_ERROR)
+
+
+def test_sizes_are_read_from_the_model(tiny_epsilon: Path) -> None:
+    model = load(tiny_epsilon)
+    assert (model.downscale, model.native_size, model.latent_channels) == (DOWNSCALE, NATIVE_SIZE, 4)
+    assert model.encode(images(2, 32, 48)).shape == (2, 4, 8, 12)
+    assert model.decode(torch.zeros(2, 4, 8, 12)).shape == (2, 3, 32, 48)
+    assert model.embed(["a", "", "b"]).shape == (3, TEXT_TOKENS, 16)
+    assert not isinstance(model, torch.nn.Module)
+
+
+def test_noisy_latents_are_scaled_and_the_condition_is_not(tiny_epsilon: Path) -> None:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    vae: Any = AutoencoderKL.from_pretrained(str(tiny_epsilon / "vae"))
+    with torch.no_grad():
+        mode = vae.encode(images() * 2 - 1).latent_dist.mode()
+    model = load(tiny_epsilon)
+    torch.testing.assert_close(model.encode_condition(images()), mode)
+    torch.testing.assert_close(model.encode(images()), mode * 0.5)  # scaling_factor of the fixture
+    with torch.no_grad():
+        decoded = vae.decode(mode).sample / 2 + 0.5
+    torch.testing.assert_close(model.decode(model.encode(images())), decoded.clamp(0, 1))
+
+
+def test_velocity_models_return_noise(tiny_epsilon: Path, tiny_velocity: Path) -> None:
+    plain, velocity = load(tiny_epsilon), load(tiny_velocity)
+    x_t, t = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 500, 999])
+    text, image = plain.embed(["red"] * 3), torch.zeros(3, 4, 8, 8)
+    v = plain.predict_noise(
+        x_t, t, text, image
+    )  # the same weights: what one calls noise the other calls velocity
+    alpha, sigma = (f(t).view(3, 1, 1, 1) for f in (velocity.schedule.alpha, velocity.schedule.sigma))
+    torch.testing.assert_close(velocity.predict_noise(x_t, t, text, image), alpha * v + sigma * x_t)
+
+
+def test_the_schedule_is_the_one_the_scheduler_ends_up_with(tiny_epsilon: Path, tiny_velocity: Path) -> None:
+    last = torch.tensor([999])
+    assert load(tiny_velocity).schedule.alpha(last).item() < 1e-3  # zero terminal SNR
+    assert load(tiny_epsilon).schedule.alpha(last).item() == pytest.approx(0.0683, abs=1e-3)
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 5])
+def test_batches_may_be_split(tiny_model: Path, max_batch: int) -> None:
+    model = load(tiny_model)
+    generator = torch.Generator().manual_seed(0)
+    x_t, image = torch.randn(2, 5, 4, 8, 8, generator=generator)
+    t, text = torch.tensor([1, 100, 200, 500, 900]), model.embed(["red", "", "blue", "a", "b"])
+    whole = model.predict_noise(x_t, t, text, image)
+    split = predict_noise(model, x_t, t, text, image, max_batch=max_batch)
+    torch.testing.assert_close(split, whole, rtol=0, atol=SPLIT_ERROR)
+
+
+def test_each_prompt_is_embedded_once(tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(tiny_epsilon)
+    embedded: list[str] = []
+    original = model._embed
+    monkeypatch.setattr(model, "_embed", lambda prompt: (embedded.append(prompt), original(prompt))[1])
+    first = model.embed(["red", "", "red"])
+    assert torch.equal(model.embed(["", "red"]), first[[1, 0]])
+    assert embedded == ["red", ""]
+    assert not torch.equal(first[0], first[1])
+
+
+def test_a_prompt_longer_than_the_encoder_reads_is_reported(tiny_epsilon: Path) -> None:
+    model = load(tiny_epsilon)
+    assert model.embed(["abcdefghij"]).shape == (1, TEXT_TOKENS, 16)  # start, 10 letters, end: just fits
+    with pytest.warns(UserWarning, match="cut after 10 tokens: 'abcdefghijk'"):
+        model.embed(["abcdefghijk"])
+
+
+def test_half_precision_leaves_the_vae_in_float32(tiny_epsilon: Path) -> None:
+    model = load(tiny_epsilon, torch_dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert model._text_encoder.dtype == torch.bfloat16
+    assert model._vae.dtype == torch.float32
+    x = torch.zeros(1, 4, 8, 8)
+    assert model.predict_noise(x, torch.tensor([3]), model.embed(["red"]), x).dtype == torch.float32
+    torch.testing.assert_close(model.encode(images()), load(tiny_epsilon).encode(images()))
+
+
+def test_weights_stored_in_half_precision_are_loaded_as_asked(copy: Path) -> None:
+    from transformers import CLIPTextModel
+
+    text_encoder = CLIPTextModel.from_pretrained(str(copy / "text_encoder"), dtype=torch.float16)
+    text_encoder.save_pretrained(str(copy / "text_encoder"))
+    assert load(copy)._text_encoder.dtype == torch.float32
+
+
+def test_large_images_pass_the_vae_in_tiles(tiny_epsilon: Path) -> None:
+    model = load(tiny_epsilon)
+    image, large = images(1, 2 * NATIVE_SIZE, 2 * NATIVE_SIZE), images(1, 64, 3 * NATIVE_SIZE)
+    model.encode(image)
+    assert not model._vae.use_tiling
+    latents = model.encode(large)
+    assert model._vae.use_tiling
+    assert latents.shape == (1, 4, 16, 24)
+    assert model.decode(latents).shape == large.shape
+    model.decode(model.encode(image))
+    assert not model._vae.use_tiling
+
+
+def test_mini_is_the_folder_in_the_package(
+    tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = Path(csd_core.__file__).parent
+    assert package / "mini_editor" / "weights" == loading.MINI_FOLDER
+    monkeypatch.setattr(loading, "MINI_FOLDER", tiny_epsilon)
+    assert InstructPix2Pix.from_pretrained("mini").native_size == NATIVE_SIZE
+    monkeypatch.setattr(loading, "MINI_FOLDER", tmp_path)
+    with pytest.raises(UserError, match="lacks its weights"):
+        InstructPix2Pix.from_pretrained("mini")
+
+
+def test_a_hub_id_is_read_from_the_cache_offline(tiny_epsilon: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--owner--name"
+    shutil.copytree(tiny_epsilon, repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    model = InstructPix2Pix.from_pretrained("owner/name", cache_dir=str(tmp_path), local_files_only=True)
+    assert model.native_size == NATIVE_SIZE
+    with pytest.raises(UserError, match=r"'owner/name'.*mini"):
+        InstructPix2Pix.from_pretrained(
+            "owner/name", cache_dir=str(tmp_path), revision="v2", local_files_only=True
+        )
+
+
+def test_a_variant_is_read_from_its_own_files(copy: Path) -> None:
+    for component, stem in loading.COMPONENTS.items():
+        if stem:
+            (copy / component / f"{stem}.safetensors").rename(copy / component / f"{stem}.fp16.safetensors")
+    assert load(copy, variant="fp16").native_size == NATIVE_SIZE
+    with pytest.raises(UserError, match=r"expected unet/diffusion_pytorch_model.safetensors, found none"):
+        load(copy)
+
+
+# Bad input: one line, and quickly.
+
+
+def assert_refused(
+    folder: Path | str, match: str, monkeypatch: pytest.MonkeyPatch | None = None, **options: Any
+) -> None:
+    if monkeypatch is not None:
+        monkeypatch.setattr(loading, "load_components", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(UserError, match=match) as raised:
+        InstructPix2Pix.from_pretrained(str(folder), **options)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["owner/unknown", "unknown", "./no/such/folder", "a/b/c", ""])
+def test_an_unknown_model_names_mini_as_the_way_out(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_refused(name, '"mini"', monkeypatch, cache_dir=str(tmp_path), local_files_only=True)
+
+
+def test_an_unreachable_hub_names_mini_as_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def no_network(*_: Any, **__: Any) -> None:
+        raise OSError("Network is unreachable\nand more lines")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", no_network)
+    assert_refused("owner/name", r'out of reach \(OSError\).*"mini"', monkeypatch)
+
+
+def test_a_text_to_image_model_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = copy / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 4}))
+    assert_refused(copy, r"UNet takes 8 channels .*, got one that takes 4.*mini", monkeypatch)
+
+
+@pytest.mark.parametrize("component", list(loading.COMPONENTS))
+def test_a_missing_component_is_named(copy: Path, component: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(copy / component)
+    assert_refused(copy, f"expected a diffusers folder with {component}/", monkeypatch)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_refused(tmp_path, "expected a diffusers folder", monkeypatch)
+
+
+def test_pickled_weights_are_never_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    assert_refused(copy, "unet has pickled weights only", monkeypatch)
+
+
+def test_broken_json_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "vae" / "config.json").write_text("{")
+    assert_refused(copy, r"vae/config.json is not valid JSON", monkeypatch)
+
+
+def test_another_kind_of_prediction_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = copy / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "sample"}))
+    assert_refused(copy, "expected prediction_type epsilon or v_prediction, got 'sample'", monkeypatch)
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_truncated_weights_are_named(copy: Path, component: str) -> None:
+    path = copy / component / f"{loading.COMPONENTS[component]}.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert_refused(copy, f"cannot read {component}")
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_weights_of_another_model_are_refused(copy: Path, component: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = copy / component / f"{loading.COMPONENTS[component]}.safetensors"
+    save_file(dict(list(load_file(path).items())[1:]), path, metadata={"format": "pt"})
+    assert_refused(copy, f"the weights of {component} do not fit")
+
+
+def test_an_absent_device_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert_refused(copy, "no CUDA device; use cpu", monkeypatch, device="cuda")
+    assert_refused(copy, "expected cpu, cuda or cuda:0, got 'gpu'", monkeypatch, device="gpu")
+    assert loading.resolve_device(None) == torch.device("cpu")
