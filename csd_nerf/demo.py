@@ -193,9 +193,8 @@ def _shrink_intrinsics(values: dict[str, Any], factor: int) -> dict[str, Any]:
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path)
-        image.load()
-        return image
+        with Image.open(path) as image:
+            return image.copy()
     except (OSError, SyntaxError) as error:  # SyntaxError: PIL's word for a broken PNG
         raise UserError(f"{path}: missing or damaged image; put it back, or take its frame out") from error
 
