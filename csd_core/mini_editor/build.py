@@ -7,19 +7,21 @@ attention at the two lower resolutions; the highest has neither attention, which
 
 import json
 import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
-import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     StableDiffusionInstructPix2PixPipeline,
     UNet2DConditionModel,
 )
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from csd_core.mini_editor.edits import INSTRUCTIONS
+from csd_core.mini_editor.language import LANGUAGE_FILE
 
 NATIVE_SIZE = 128
 """Pixels of the side of an image."""
@@ -37,7 +39,7 @@ def build_vae() -> AutoencoderKL:
         block_out_channels=(32, 48, 64),
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=8,
+        norm_num_groups=1,
         sample_size=NATIVE_SIZE,
         mid_block_add_attention=False,
     )
@@ -76,34 +78,42 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
+END_OF_WORD = "</w>"
+
+
+def byte_pair_merges(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Merges that make each word one token (arXiv:1508.07909): always the commonest pair, ties by spelling.
+
+    The trainer of the tokenizers package breaks ties by chance, so its vocabulary changes from run to run.
+    """
+    pieces = [[*word[:-1], word[-1] + END_OF_WORD] for word in sorted(set(words))]
+    merges: list[tuple[str, str]] = []
+    while pairs := Counter(pair for word in pieces for pair in pairwise(word)):
+        first, second = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append((first, second))
+        for word in pieces:
+            for k in range(len(word) - 2, -1, -1):
+                if word[k : k + 2] == [first, second]:
+                    word[k : k + 2] = [first + second]
+    return merges
+
+
 def build_tokenizer() -> CLIPTokenizer:
-    """CLIP's byte-pair tokenizer with merges learned from the wordings: a known word is one token."""
-    words = sorted(
-        {word for i in INSTRUCTIONS.values() for text in (*i.wordings, *i.unseen) for word in text.split()}
-    )
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    letters = list("abcdefghijklmnopqrstuvwxyz0123456789.,!?'-")
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000,
-        min_frequency=1,
-        end_of_word_suffix="</w>",
-        initial_alphabet=letters,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([" ".join(letters), *words], trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    # A letter that ends a word must be a token too, or a foreign word could not be spelled.
+    """CLIP's byte-pair tokenizer on our wordings: a known word is one token, others are spelled."""
+    words = {
+        word for i in INSTRUCTIONS.values() for text in (*i.wordings, *i.unseen) for word in text.split()
+    }
+    merges = byte_pair_merges(words)
+    letters = [*LETTERS, *(letter + END_OF_WORD for letter in LETTERS)]
     pieces = dict.fromkeys(
-        [*model["vocab"], *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+        [*letters, *("".join(pair) for pair in merges), "<|startoftext|>", "<|endoftext|>"]
     )
     with tempfile.TemporaryDirectory() as folder:
-        vocabulary, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        vocabulary, merge_file = Path(folder, "vocab.json"), Path(folder, "merges.txt")
         vocabulary.write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
-        pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-        merges.write_text("\n".join(["#version: 0.2", *pairs]))
-        return CLIPTokenizer(str(vocabulary), str(merges), model_max_length=TEXT_TOKENS)
+        merge_file.write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]))
+        return CLIPTokenizer(str(vocabulary), str(merge_file), model_max_length=TEXT_TOKENS)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -133,7 +143,7 @@ def save_pipeline(
     """Write the diffusers folder. The UNet is stored in half precision, which halves the download."""
     pipeline = StableDiffusionInstructPix2PixPipeline(
         vae=vae,
-        unet=unet.to(torch.float16),
+        unet=unet.half(),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         scheduler=build_scheduler(),
@@ -142,3 +152,5 @@ def save_pipeline(
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    wordings = {name: list(instruction.wordings) for name, instruction in INSTRUCTIONS.items()}
+    (folder / LANGUAGE_FILE).write_text(json.dumps(wordings, indent=1) + "\n")

@@ -7,7 +7,6 @@ of one scene, windows of one panorama and frames of one video have edits that ag
 Inside this file images are numpy (H, W, 3) float32 in [0, 1]; lengths in pixels refer to the native size.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +15,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 from skimage.color import hsv2rgb, rgb2hsv
+
+from csd_core.mini_editor.language import ENOUGH, likeness
 
 Array = np.ndarray
 Kind = Literal["light", "style", "local", "choice"]
@@ -333,24 +334,11 @@ _ALL = [
 INSTRUCTIONS: dict[str, Instruction] = {instruction.name: instruction for instruction in _ALL}
 
 
-def _words(prompt: str) -> frozenset[str]:
-    return frozenset(re.findall(r"[a-z]+", prompt.lower().replace("color", "colour").replace("gray", "grey")))
-
-
 def find_instruction(prompt: str) -> Instruction | None:
-    """The instruction that `prompt` words, whatever its word order and capitals; None outside the language.
-
-    A prompt counts as understood when it shares at least half of its distinct words with one wording.
-    """
-    asked = _words(prompt)
-
-    def likeness(wording: str) -> float:
-        known = _words(wording)
-        return len(asked & known) / max(len(asked | known), 1)
-
-    best = max(_ALL, key=lambda i: max(likeness(w) for w in (*i.wordings, *i.unseen)))
-    score = max(likeness(w) for w in (*best.wordings, *best.unseen))
-    return best if score >= 0.5 else None
+    """The instruction that `prompt` words, in any word order and case; None outside the language."""
+    scores = {i.name: likeness(prompt, (*i.wordings, *i.unseen)) for i in _ALL}
+    best = max(scores, key=lambda name: scores[name])
+    return INSTRUCTIONS[best] if scores[best] >= ENOUGH else None
 
 
 # Tensors outside ----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
     python -m csd_core.mini_editor.evaluate --photographs FOLDER ... --output FOLDER
 
 Photographs that were never seen in training are edited by diffusers' own
-StableDiffusionInstructPix2PixPipeline and compared with the ground-truth edits. Leaves table.json and sheet.png
+StableDiffusionInstructPix2PixPipeline and compared with the ground truth. Leaves table.json and sheet.png
 (sources in the first row, one row per instruction) and prints the table.
 """
 

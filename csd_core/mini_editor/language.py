@@ -1,0 +1,38 @@
+"""Which of the known wordings a prompt means. Standard library only: an adapter may ask at no cost."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+LANGUAGE_FILE = "language.json"
+"""In a model's folder: instruction -> its wordings. Only small editors have one; others read any prompt."""
+
+ENOUGH = 0.5
+"""A prompt counts as understood when it shares this much of all distinct words with one wording."""
+
+
+def words(prompt: str) -> frozenset[str]:
+    """Distinct words, in lower case and British spelling: neither order nor capitals matter."""
+    return frozenset(re.findall(r"[a-z]+", prompt.lower().replace("color", "colour").replace("gray", "grey")))
+
+
+def likeness(prompt: str, wordings: Iterable[str]) -> float:
+    """Largest share of words in common with one of the wordings, in [0, 1] (Jaccard index)."""
+    asked = words(prompt)
+    return max((len(asked & words(w)) / max(len(asked | words(w)), 1) for w in wordings), default=0.0)
+
+
+def read_language(folder: Path) -> dict[str, list[str]] | None:
+    """The wordings that the model in `folder` was trained on; None where it understands language at large."""
+    path = folder / LANGUAGE_FILE
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def unknown_prompt_message(prompt: str, language: dict[str, list[str]]) -> str | None:
+    """What to say of a prompt outside the language, None where it is understood or empty."""
+    everything = [wording for wordings in language.values() for wording in wordings]
+    if not words(prompt) or likeness(prompt, everything) >= ENOUGH:
+        return None
+    known = "; ".join(wordings[0] for wordings in language.values())
+    return f"this editor was not taught {prompt!r} and may ignore it; it knows: {known}"
