@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -220,15 +221,22 @@ def _check_image(path: Path) -> tuple[int, int]:
 
 
 def check_model(datamanager: CSDDataManagerConfig) -> None:
-    """That the editor is there and is an InstructPix2Pix model; a hub id is downloaded now."""
-    from csd_core.denoisers.loading import locate
+    """That the editor is there and is an InstructPix2Pix model; a hub id is downloaded now.
 
-    locate(
+    Says so now, before hours of training, when a small editor was not taught the prompt.
+    """
+    from csd_core.denoisers.loading import locate
+    from csd_core.mini_editor.language import read_language, unknown_prompt_message
+
+    folder = locate(
         datamanager.model,
         variant=datamanager.model_variant,
         revision=datamanager.model_revision,
         local_files_only=datamanager.model_local_files_only,
     )
+    language = read_language(folder)
+    if language and (message := unknown_prompt_message(datamanager.prompt, language)):
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _fit_to_checkpoint(

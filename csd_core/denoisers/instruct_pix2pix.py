@@ -5,12 +5,13 @@ latents (here the mode of the posterior for both), zeros for "no image" and the 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from csd_core.mini_editor.language import unknown_prompt_message
 from csd_core.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class InstructPix2Pix:
         text_encoder: CLIP.
         tokenizer: the one that belongs to it.
         scheduler: any diffusers scheduler with alphas_cumprod; predicts epsilon or v.
+        language: instruction -> wordings, of a model that knows no others; a foreign prompt gets a warning.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class InstructPix2Pix:
         text_encoder: "CLIPTextModel",
         tokenizer: "CLIPTokenizer",
         scheduler: Any,
+        language: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._unet = unet.eval().requires_grad_(False)
         self._vae = vae.eval().requires_grad_(False).float()
         self._text_encoder = text_encoder.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._predicts_velocity = scheduler.config.prediction_type == "v_prediction"
+        self._language = language
         self._embedded: dict[str, Tensor] = {}
         # alphas_cumprod as the scheduler ended up with it: betas may have been rescaled to zero terminal SNR
         self.schedule = NoiseSchedule(scheduler.alphas_cumprod).to(unet.device)
@@ -125,7 +129,7 @@ class InstructPix2Pix:
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Instructions -> (n, tokens, dim), in the dtype of the text encoder. Each prompt is computed once.
 
-        Warns when a prompt is longer than the text encoder reads.
+        Warns when a prompt is longer than the text encoder reads, or outside the language of a small model.
         """
         for prompt in prompts:
             if prompt not in self._embedded:
@@ -145,6 +149,8 @@ class InstructPix2Pix:
         length = tokenizer.model_max_length
         if len(tokenizer.tokenize(prompt)) + 2 > length:  # 2: start and end of the text
             warnings.warn(f"the prompt is cut after {length - 2} tokens: {prompt!r}", stacklevel=4)
+        if self._language and (message := unknown_prompt_message(prompt, self._language)):
+            warnings.warn(message, stacklevel=4)
         tokens = tokenizer(
             prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )

@@ -12,6 +12,7 @@ import torch
 
 from csd_core.denoisers.hub import fetch_from_hub
 from csd_core.errors import UserError
+from csd_core.mini_editor.language import read_language
 
 MINI = "mini"
 MINI_FOLDER = Path(__file__).resolve().parent.parent / "mini_editor" / "weights"
@@ -139,7 +140,7 @@ def check_weights(folder: Path, name: str, variant: str | None) -> None:
 def load_components(
     folder: Path, *, torch_dtype: torch.dtype, device: torch.device, variant: str | None = None
 ) -> dict[str, Any]:
-    """unet, vae, text_encoder, tokenizer and scheduler of a checked folder, by name.
+    """unet, vae, text_encoder, tokenizer, scheduler and language of a checked folder, by name.
 
     Raises:
         UserError: a weight file is damaged or does not belong to its config.
@@ -173,6 +174,7 @@ def load_components(
         "text_encoder": load(CLIPTextModel, "text_encoder", dtype=torch_dtype),
         "tokenizer": CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True),
         "scheduler": _load_scheduler(folder),
+        "language": read_language(folder),
     }
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 LANGUAGE_FILE = "language.json"
@@ -29,7 +29,7 @@ def read_language(folder: Path) -> dict[str, list[str]] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def unknown_prompt_message(prompt: str, language: dict[str, list[str]]) -> str | None:
+def unknown_prompt_message(prompt: str, language: Mapping[str, Sequence[str]]) -> str | None:
     """What to say of a prompt outside the language, None where it is understood or empty."""
     everything = [wording for wordings in language.values() for wording in wordings]
     if not words(prompt) or likeness(prompt, everything) >= ENOUGH:

@@ -156,6 +156,14 @@ def test_a_prompt_longer_than_the_encoder_reads_is_reported(tiny_epsilon: Path) 
         model.embed(["abcdefghijk"])
 
 
+def test_a_model_with_a_small_language_answers_a_foreign_prompt(copy: Path) -> None:
+    (copy / "language.json").write_text('{"night": ["make it night"]}')
+    model = load(copy)
+    model.embed(["make it night", ""])  # understood: warnings are errors
+    with pytest.warns(UserWarning, match="not taught 'add a cat'.*it knows: make it night"):
+        model.embed(["add a cat"])
+
+
 def test_half_precision_leaves_the_vae_in_float32(tiny_epsilon: Path) -> None:
     model = load(tiny_epsilon, torch_dtype=torch.bfloat16)
     assert model.dtype == torch.bfloat16
