@@ -157,11 +157,11 @@ def test_a_prompt_longer_than_the_encoder_reads_is_reported(tiny_epsilon: Path) 
 
 
 def test_a_model_with_a_small_language_answers_a_foreign_prompt(copy: Path) -> None:
-    (copy / "language.json").write_text('{"night": ["make it night"]}')
+    (copy / "language.json").write_text('{"red": ["red"]}')
     model = load(copy)
-    model.embed(["make it night", ""])  # understood: warnings are errors
-    with pytest.warns(UserWarning, match="not taught 'add a cat'.*it knows: make it night"):
-        model.embed(["add a cat"])
+    model.embed(["RED", ""])  # understood: warnings are errors
+    with pytest.warns(UserWarning, match="not taught 'a cat'.*it knows: red"):
+        model.embed(["a cat"])
 
 
 def test_half_precision_leaves_the_vae_in_float32(tiny_epsilon: Path) -> None:
