@@ -25,6 +25,7 @@ Implementation = Literal["tcnn", "torch"]
 
 _LPIPS = "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity"
 _ALEXNET = "alexnet-owt-7be5be79.pth"
+_SAMPLER_STATE = ("_anneal", "_step", "_steps_since_update")
 _LPIPS_MIN_SIDE = 64  # pixels; below this AlexNet's pooling leaves nothing
 
 
@@ -63,6 +64,16 @@ class CSDModel(NerfactoModel):
         for callback in callbacks:
             callback.func = shifted(callback.func)
         return callbacks
+
+    def sampler_state(self) -> dict[str, Any]:
+        """Where the schedules of the proposal networks stand, as plain data: renders depend on it, too."""
+        sampler = self.proposal_sampler
+        return {name: float(getattr(sampler, name)) for name in _SAMPLER_STATE}
+
+    def load_sampler_state(self, state: dict[str, Any]) -> None:
+        """Go on from sampler_state()."""
+        for name in _SAMPLER_STATE:
+            setattr(self.proposal_sampler, name, state[name])
 
     @torch.no_grad()
     def render_rgb(self, rays: RayBundle) -> Tensor:

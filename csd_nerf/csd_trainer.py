@@ -183,7 +183,7 @@ class CSDTrainer(Trainer):
                 "base_steps": self.config.base_steps,
                 "editing": self.editing,
                 "steps_before": self.model.steps_before,
-                "steps_since_update": self.model.proposal_sampler._steps_since_update,
+                "sampler": self.model.sampler_state(),
                 "edit": self.datamanager.edit_state(),
                 "random": random_state(),
             },
@@ -231,9 +231,7 @@ class CSDTrainer(Trainer):
         self.grad_scaler.load_state_dict(checkpoint["scalers"])
         self._next_step = self._start_step = state["next_step"]
         self.model.steps_before = state["steps_before"]
-        sampler = self.model.proposal_sampler
-        sampler._steps_since_update = state["steps_since_update"]
-        sampler._step = max(self._next_step - 1, 0) + self.model.steps_before
+        self.model.load_sampler_state(state["sampler"])
         self._random_state = state["random"]
         before, now = Rounds(path.parent.parent / "edits"), Rounds(self.base_dir / "edits")
         self.datamanager.load_edit_state(state["edit"], before)
@@ -259,6 +257,9 @@ def one_line_errors(kept: Any = lambda: "") -> Iterator[None]:
         _stop(f"{error}", 2)
     except FloatingPointError as error:
         _stop(f"{error}.{kept()}", 1)
+    except torch.OutOfMemoryError as error:
+        less = "lower --pipeline.datamanager.edit.max-batch, or use csd-nerf2nerf-small"
+        _stop(f"out of GPU memory ({error}): {less}.{kept()}", 1)
 
 
 def _stop(message: str, code: int) -> NoReturn:

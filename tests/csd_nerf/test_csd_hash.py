@@ -1,0 +1,51 @@
+import pytest
+import torch
+from nerfstudio.field_components.encodings import HashEncoding
+
+from csd_nerf.csd_hash import encode, speed_up
+
+VALUE_TOLERANCE = 1e-9  # the table starts within 1e-4 of zero
+GRADIENT_TOLERANCE = 1e-5
+
+
+@pytest.fixture
+def encoding() -> HashEncoding:
+    torch.manual_seed(0)
+    return HashEncoding(
+        num_levels=5,
+        min_res=4,
+        max_res=300,
+        log2_hashmap_size=9,
+        features_per_level=2,
+        implementation="torch",
+    )
+
+
+def gradients(function, encoding: HashEncoding, points: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    points = points.clone().requires_grad_()
+    out = function(points)
+    weights = torch.linspace(-1, 1, out.numel()).view_as(out)
+    return (out, *torch.autograd.grad((out * weights).sum(), (encoding.hash_table, points)))
+
+
+def test_equals_nerfstudios_own(encoding: HashEncoding) -> None:
+    points = torch.rand(7, 41, 3)
+    points[0, :4] = torch.tensor([[0.0, 0, 0], [1, 1, 1], [0.25, 0.5, 0.75], [0, 1, 0.5]])  # on the grid
+    value, table, position = gradients(lambda x: encode(encoding, x), encoding, points)
+    expected = gradients(lambda x: HashEncoding.pytorch_fwd(encoding, x), encoding, points)
+    torch.testing.assert_close(value, expected[0], rtol=0, atol=VALUE_TOLERANCE)
+    torch.testing.assert_close(table, expected[1], rtol=0, atol=GRADIENT_TOLERANCE)
+    torch.testing.assert_close(position, expected[2], rtol=1e-4, atol=GRADIENT_TOLERANCE)
+
+
+def test_gradient_repeats_to_the_last_bit(encoding: HashEncoding) -> None:
+    points = torch.rand(20000, 3)
+    first, second = (gradients(lambda x: encode(encoding, x), encoding, points)[1] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_a_model_that_was_sped_up_uses_it(encoding: HashEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Sequential(encoding)
+    speed_up(model)
+    monkeypatch.setattr(HashEncoding, "pytorch_fwd", None)
+    assert model(torch.rand(2, 3)).shape == (2, 10)
