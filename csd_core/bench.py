@@ -225,7 +225,7 @@ def stable_diffusion_workload(device: torch.device) -> Workload:
     with device:
         # The defaults of the class are Stable Diffusion 1's, but for the width of the text.
         unet: Any = UNet2DConditionModel(sample_size=64, in_channels=8, cross_attention_dim=768)
-    unet.to(_dtype(device))
+    _move(unet, device, _dtype(device))
     # Of the other parts only factor and channels are asked for: the engine works on latents.
     vae = AutoencoderKL(**_FOUR_LEVELS)
     identity: Any = torch.nn.Identity()
@@ -251,7 +251,7 @@ def _untrained_mini(device: torch.device) -> dict[str, Any]:
         "text_encoder": build.build_text_encoder(tokenizer),
     }
     for name, network in networks.items():
-        network.to(device, torch.float32 if name == "vae" else _dtype(device))
+        _move(network, device, torch.float32 if name == "vae" else _dtype(device))
     return {**networks, "tokenizer": tokenizer, "scheduler": build.build_scheduler()}
 
 
@@ -365,6 +365,12 @@ def _seeded(seed: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 def _dtype(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def _move(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    network.to(device)
+    if dtype != torch.float32:  # diffusers warns of every cast, also of one that changes nothing
+        network.to(dtype)
 
 
 def _wait_for(device: torch.device) -> None:
