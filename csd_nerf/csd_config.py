@@ -126,7 +126,7 @@ csd_nerf2nerf_tiny = MethodSpecification(
             ),
             model=CSDModelConfig(
                 implementation="torch",
-                eval_num_rays_per_chunk=4096,
+                eval_num_rays_per_chunk=1024,
                 num_levels=8,
                 log2_hashmap_size=15,
                 max_res=1024,

@@ -1,4 +1,4 @@
-"""nerfstudio's hash encoding (arXiv:2201.05989) for the CPU: the same values, about four times as fast.
+"""nerfstudio's hash encoding (arXiv:2201.05989) for the CPU: the same values, many times as fast.
 
 nerfstudio's torch version hashes eight corners in int64 and gathers them one by one; its backward pass
 adds with atomics, so that two runs on two threads differ. This one hashes per axis in int32 (tables are
@@ -55,29 +55,42 @@ def encode(encoding: HashEncoding, points: Tensor) -> Tensor:
         (..., L * features).
     """
     scalings, offsets = encoding.scalings.to(points.device), encoding.hash_offset.to(points.device)
-    scaled = points.reshape(-1, 3).t()[:, :, None] * scalings.view(-1)  # (3, M, L)
+    scaled = points.reshape(-1, 3).t()[:, None] * scalings.view(
+        -1, 1
+    )  # (3, L, M): points last, so loops are long
     low = torch.floor(scaled)
     beyond = scaled - low
-    corners = torch.stack((low, torch.ceil(scaled)), dim=-1).to(torch.int32)  # (3, M, L, 2)
+    x, y, z = torch.stack((low, torch.ceil(scaled)), dim=1).to(
+        torch.int32
+    )  # (2, L, M) each: lower, upper corner
     x, y, z = (
-        corner * prime & encoding.hash_table_size - 1 for corner, prime in zip(corners, PRIMES, strict=True)
+        axis * prime & encoding.hash_table_size - 1 for axis, prime in zip((x, y, z), PRIMES, strict=True)
     )
-    x |= offsets.to(torch.int32).view(-1, 1)  # the level's place in the table: a multiple of T, so bits above
-    indices = (x[..., :, None] ^ y[..., None, :])[..., None] ^ z[..., None, None, :]
-    u, v, w = torch.stack((1 - beyond, beyond), dim=-1)
-    weights = (u[..., :, None] * v[..., None, :])[..., None] * w[..., None, None, :]
-    out = _WeightedSum.apply(encoding.hash_table, indices.view(-1, 8), weights.reshape(-1, 8))
-    return out.view(*points.shape[:-1], -1)
+    x = x | offsets.to(torch.int32).view(
+        -1, 1
+    )  # the level's place in the table: a multiple of T, so bits above
+    indices = (x[:, None] ^ y[None])[:, :, None] ^ z[None, None]  # (2, 2, 2, L, M)
+    u, v, w = torch.stack((1 - beyond, beyond), dim=1)
+    weights = (u[:, None] * v[None])[:, :, None] * w[None, None]
+    corners = (value.reshape(8, -1).t().contiguous() for value in (indices, weights))  # (L M, 8)
+    out = _WeightedSum.apply(encoding.hash_table, *corners)
+    return out.view(len(low[0]), -1, out.shape[-1]).transpose(0, 1).reshape(*points.shape[:-1], -1)
 
 
-def _forward(self: HashEncoding, in_tensor: Tensor) -> Tensor:
-    if in_tensor.device.type == "cpu":
-        return encode(self, in_tensor)
-    return HashEncoding.pytorch_fwd(self, in_tensor)
+def speed_up(model: nn.Module, *, follow_points: bool) -> None:
+    """Let every hash encoding of a model that runs in torch take the fast way on the CPU.
 
+    Args:
+        model: changed in place.
+        follow_points: whether anybody needs the gradient of the points. nerfacto always asks for it, but uses
+            it only to move cameras and to predict normals.
+    """
 
-def speed_up(model: nn.Module) -> None:
-    """Let every hash encoding of a model that runs in torch take the fast way on the CPU."""
+    def forward(self: HashEncoding, in_tensor: Tensor) -> Tensor:
+        if in_tensor.device.type != "cpu":
+            return HashEncoding.pytorch_fwd(self, in_tensor)
+        return encode(self, in_tensor if follow_points else in_tensor.detach())
+
     for module in model.modules():
         if isinstance(module, HashEncoding) and module.tcnn_encoding is None:
-            module.pytorch_fwd = MethodType(_forward, module)
+            module.pytorch_fwd = MethodType(forward, module)

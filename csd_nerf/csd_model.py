@@ -50,7 +50,8 @@ class CSDModel(NerfactoModel):
         self.config.implementation = choose_implementation(asked, self.kwargs.get("device", "cpu"))
         with mock.patch(_LPIPS, LazyLPIPS):  # nerfacto would download AlexNet here
             super().populate_modules()
-        speed_up(self)
+        moves_cameras = self.config.camera_optimizer.mode != "off"
+        speed_up(self, follow_points=moves_cameras or self.config.predict_normals)
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes

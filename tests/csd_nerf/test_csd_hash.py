@@ -44,8 +44,17 @@ def test_gradient_repeats_to_the_last_bit(encoding: HashEncoding) -> None:
     assert torch.equal(first, second)
 
 
-def test_a_model_that_was_sped_up_uses_it(encoding: HashEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("follow_points", [True, False])
+def test_a_model_that_was_sped_up_uses_it(
+    encoding: HashEncoding, monkeypatch: pytest.MonkeyPatch, follow_points: bool
+) -> None:
+    points = torch.rand(2, 3, requires_grad=True)
+    expected = encoding(points.detach())
     model = torch.nn.Sequential(encoding)
-    speed_up(model)
+    speed_up(model, follow_points=follow_points)
     monkeypatch.setattr(HashEncoding, "pytorch_fwd", None)
-    assert model(torch.rand(2, 3)).shape == (2, 10)
+    out = model(points)
+    torch.testing.assert_close(out, expected, rtol=0, atol=VALUE_TOLERANCE)
+    out.sum().backward()
+    assert encoding.hash_table.grad is not None
+    assert (points.grad is not None) == follow_points
