@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
     StableDiffusionInstructPix2PixPipeline,
-    UNet2DConditionModel,
 )
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from csd_core.mini_editor.edits import INSTRUCTIONS
@@ -33,16 +34,18 @@ TEXT_TOKENS = 16
 
 def build_vae() -> AutoencoderKL:
     """0.8 M parameters; no attention, so that tiles and odd sizes decode alike."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 48, 64),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=1,
-        sample_size=NATIVE_SIZE,
-        mid_block_add_attention=False,
-    )
+    # a dict: diffusers annotates these tuples as having one element
+    config: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (32, 48, 64),
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 1,
+        "sample_size": NATIVE_SIZE,
+        "mid_block_add_attention": False,
+    }
+    return AutoencoderKL(**config)
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -117,6 +120,10 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """0.2 M parameters, two layers."""
+    special: dict[str, Any] = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
+    }
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -126,9 +133,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=TEXT_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            **special,
         )
     )
 
@@ -141,16 +146,17 @@ def save_pipeline(
     tokenizer: CLIPTokenizer,
 ) -> None:
     """Write the diffusers folder. The UNet is stored in half precision, which halves the download."""
-    pipeline = StableDiffusionInstructPix2PixPipeline(
-        vae=vae,
-        unet=unet.half(),
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        scheduler=build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts: dict[str, Any] = {
+        "vae": vae,
+        "unet": unet.half(),
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+        "scheduler": build_scheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    pipeline = StableDiffusionInstructPix2PixPipeline(**parts)
     pipeline.save_pretrained(folder, safe_serialization=True)
     wordings = {name: list(instruction.wordings) for name, instruction in INSTRUCTIONS.items()}
     (folder / LANGUAGE_FILE).write_text(json.dumps(wordings, indent=1) + "\n")

@@ -65,6 +65,11 @@ def _mix(a: Array, b: Array, share: Array | float) -> Array:
     return a + (b - a) * share
 
 
+def _box(image: Array, size: int) -> Array:
+    rows = ndimage.uniform_filter1d(image, size, axis=0, mode="reflect")
+    return ndimage.uniform_filter1d(rows, size, axis=1, mode="reflect")
+
+
 # Light and colour ---------------------------------------------------------------------------------
 
 
@@ -124,8 +129,8 @@ def oil_painting(image: Array, outcome: str = "") -> Array:
     """Flat strokes (Kuwahara filter: the calmest of four neighbouring squares) in richer colours."""
     radius = 2
     size = radius + 1
-    mean = ndimage.uniform_filter(image, (size, size, 0), mode="reflect")
-    variance = (ndimage.uniform_filter(image**2, (size, size, 0), mode="reflect") - mean**2).sum(-1)
+    mean = _box(image, size)
+    variance = (_box(image**2, size) - mean**2).sum(-1)
     # A square of `size` centred at +-radius/2 is one quadrant of the window around the pixel.
     shifts = [(dy, dx) for dy in (-1, 1) for dx in (-1, 1)]
     means = np.stack([_shifted(mean, dy, dx) for dy, dx in shifts])

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
+    StableDiffusionInstructPix2PixPipeline,
+)
 from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track

@@ -97,7 +97,7 @@ def photograph_crop(rng: np.random.Generator, size: int) -> Array:
     )
     y, x = (int(rng.integers(0, n - side + 1)) for n in image.shape[:2])
     crop = resize(image[y : y + side, x : x + side], (size, size), anti_aliasing=True)
-    return vary_colours(rng, crop)
+    return vary_colours(rng, np.asarray(crop))
 
 
 _COLOURFUL = ("astronaut.png", "chelsea.png", "motorcycle_left.png", "motorcycle_right.png")

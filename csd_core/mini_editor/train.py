@@ -10,12 +10,15 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 import tyro
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from rich.progress import track
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from csd_core.mini_editor import build
 from csd_core.mini_editor.data import encoded_pairs, source_pool, unet_batch, vae_batch
@@ -67,14 +70,16 @@ class Stage:
 
     def __init__(self, name: str, module: nn.Module, config: StageConfig, run: TrainConfig):
         self.name, self.config, self.run = name, config, run
-        self.module = module.to(run.device, memory_format=torch.channels_last)  # 1.7 times faster on CPU
+        self.module: Any = module.to(run.device)
+        self.module.to(memory_format=torch.channels_last)  # convolutions are 1.7 times faster on CPU
         self.average = copy.deepcopy(self.module).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.module.parameters(), lr=config.learning_rate, weight_decay=1e-3
         )
         self.checkpoint = run.output / f"{name}.pt"
 
-    def train(self, loss_at: Callable[[int], Tensor]) -> nn.Module:
+    def train(self, loss_at: Callable[[int], Tensor]) -> Any:
+        """Take every step that is left; the averaged module."""
         start = self._restore()
         steps = track(
             range(start, self.config.steps), description=self.name, completed=start, total=self.config.steps
@@ -156,14 +161,16 @@ class PatchBasis:
         return coefficients.transpose(1, 2).unflatten(2, (height, width))
 
 
-def vae_loss(vae: nn.Module, images: Tensor, noise: Tensor, basis: PatchBasis, guide: float) -> Tensor:
+def vae_loss(vae: AutoencoderKL, images: Tensor, noise: Tensor, basis: PatchBasis, guide: float) -> Tensor:
     """Squares for PSNR, L1 on pixels and differences for sharp edges, latents of unit deviation.
 
     images: (n, 3, H, W) in [0, 1]; guide: how strongly the encoder is drawn to the linear latents.
     """
     pixels = images * 2 - 1
-    latents = vae.encode(pixels).latent_dist.mean
-    decoded = vae.decode(latents + 0.03 * noise).sample
+    encoded: Any = vae.encode(pixels)
+    latents = encoded.latent_dist.mean
+    decoded: Any = vae.decode(latents + 0.03 * noise)
+    decoded = decoded.sample
     loss = 5 * F.mse_loss(decoded, pixels) + 0.3 * F.l1_loss(decoded, pixels)
     for ours, theirs in zip(_gradients(decoded), _gradients(pixels), strict=True):
         loss = loss + 0.3 * F.l1_loss(ours, theirs)
@@ -174,13 +181,14 @@ def vae_loss(vae: nn.Module, images: Tensor, noise: Tensor, basis: PatchBasis, g
 class Editor(nn.Module):
     """UNet and text encoder, trained together."""
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: CLIPTokenizer):
         super().__init__()
         self.unet = build.build_unet()
         self.text_encoder = build.build_text_encoder(tokenizer)
 
 
-def train_vae(config: TrainConfig, pool: Tensor) -> nn.Module:
+def train_vae(config: TrainConfig, pool: Tensor) -> AutoencoderKL:
+    """The VAE, on crops of half the native size."""
     torch.manual_seed(config.seed)
     stage = Stage("vae", build.build_vae(), config.vae, config)
     crop = build.NATIVE_SIZE // 2
@@ -197,14 +205,14 @@ def train_vae(config: TrainConfig, pool: Tensor) -> nn.Module:
     return stage.train(loss_at)
 
 
-def train_editor(config: TrainConfig, pool: Tensor, vae) -> tuple[Editor, object]:
+def train_editor(config: TrainConfig, pool: Tensor, vae: AutoencoderKL) -> tuple[Editor, CLIPTokenizer]:
     """UNet and text encoder on pairs encoded by the finished VAE; the target is the velocity."""
     pairs = encoded_pairs(config.output / "pairs.pt", pool, vae, config.edits_per_source, config.seed)
     torch.manual_seed(config.seed + 1)
     tokenizer = build.build_tokenizer()
     stage = Stage("unet", Editor(tokenizer), config.unet, config)
-    scheduler = build.build_scheduler()
-    scale = vae.config.scaling_factor
+    scheduler: Any = build.build_scheduler()
+    scale = vae.config["scaling_factor"]
     whole = pairs.source.shape[-1]
 
     def loss_at(step: int) -> Tensor:
@@ -231,9 +239,10 @@ def train_editor(config: TrainConfig, pool: Tensor, vae) -> tuple[Editor, object
 
 
 @torch.no_grad()
-def set_scale(vae, pool: Tensor, device: str) -> None:
+def set_scale(vae: AutoencoderKL, pool: Tensor, device: str) -> None:
     """The factor that gives latents unit deviation, as Stable Diffusion's 0.18215 does."""
-    latents = vae.encode(pool[:200].to(device).float() / 127.5 - 1).latent_dist.mode()
+    encoded: Any = vae.encode(pool[:200].to(device).float() / 127.5 - 1)
+    latents = encoded.latent_dist.mode()
     vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
 
 

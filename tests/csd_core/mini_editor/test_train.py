@@ -1,10 +1,13 @@
 """The training command in miniature: it writes a diffusers folder, and a killed run ends as a whole one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
+    StableDiffusionInstructPix2PixPipeline,
+)
 from safetensors.torch import load_file
 
 from csd_core.mini_editor import train
@@ -37,7 +40,8 @@ def test_the_result_is_a_diffusers_folder(trained):
     )
     pipeline.set_progress_bar_config(disable=True)
     image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    edited = pipeline("make it night", image=image, num_inference_steps=2, output_type="np").images
+    output: Any = pipeline("make it night", image=image, num_inference_steps=2, output_type="np")
+    edited = output.images
     assert edited.shape == (1, 64, 96, 3)
     assert pipeline.scheduler.config["prediction_type"] == "v_prediction"
     assert not [p for p in (trained / "pipeline").rglob("*") if p.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
