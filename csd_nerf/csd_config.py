@@ -112,7 +112,7 @@ csd_nerf2nerf_tiny = MethodSpecification(
     config=CSDTrainerConfig(
         method_name="csd-nerf2nerf-tiny",
         base_steps=800,
-        max_num_iterations=1600,
+        max_num_iterations=1400,
         steps_per_save=200,
         machine=MachineConfig(device_type="cpu"),
         pipeline=VanillaPipelineConfig(
@@ -122,7 +122,8 @@ csd_nerf2nerf_tiny = MethodSpecification(
                 eval_num_rays_per_batch=1024,
                 model="mini",
                 edit_interval=200,
-                edit=EditConfig(num_steps=30, learning_rate=4.0, batch_size=16),
+                # few, long steps; guidance as low as the small editor likes it (mini_editor/README.md)
+                edit=EditConfig(num_steps=20, learning_rate=12.0, guidance_scale=3.5, batch_size=16),
             ),
             model=CSDModelConfig(
                 implementation="torch",
