@@ -50,8 +50,8 @@ class TrainConfig:
     output: Path
     """Folder for checkpoints, curves and the finished pipeline."""
     vae: StageConfig = field(default_factory=lambda: StageConfig(steps=1800, batch=12, learning_rate=2e-3))
-    unet: StageConfig = field(default_factory=lambda: StageConfig(steps=8000, batch=16, learning_rate=1e-3))
-    whole_steps: int = 600
+    unet: StageConfig = field(default_factory=lambda: StageConfig(steps=5000, batch=16, learning_rate=1e-3))
+    whole_steps: int = 300
     """The last steps of the UNet, which see whole latents (batch / 4 of them) in place of quarters."""
     sources: int = 1200
     """Source images drawn."""
