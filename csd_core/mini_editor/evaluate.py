@@ -40,7 +40,7 @@ class EvaluateConfig:
     """Pictures taken of each folder, evenly spread."""
     steps: int = 20
     """Sampling steps of the pipeline."""
-    guidance_scale: float = 4.0
+    guidance_scale: float = 3.5
     """Text guidance."""
     image_guidance_scale: float = 1.5
     """Image guidance."""
