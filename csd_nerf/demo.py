@@ -272,7 +272,9 @@ def finish(config: DemoConfig, run: Path, train_seconds: float, console: Console
     print_figures(figures, console)
     console.print(cost_table(cost))
     console.print(f"Picture: {picture}\nFigures: {config.output / 'figures.json'}")
-    console.print(f"Look around: ns-viewer --load-config {run / 'config.yml'}")
+    # ns-viewer listens on every interface unless told otherwise
+    local = "--viewer.websocket-host 127.0.0.1"
+    console.print(f"Look around: ns-viewer {local} --load-config {run / 'config.yml'}")
 
 
 def cost_table(cost: Cost) -> Table:
