@@ -1,5 +1,7 @@
 """The presets. Every ns- command of nerfstudio reads this file: it must be light and never fail."""
 
+from typing import Any
+
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -48,9 +50,10 @@ def _logging() -> LoggingConfig:
     return LoggingConfig(local_writer=LocalWriterConfig(enable=False), profiler="none")
 
 
-csd_nerf2nerf = MethodSpecification(
-    config=CSDTrainerConfig(
-        method_name="csd-nerf2nerf",
+def _gpu_config(method_name: str, rays_per_chunk: int, edit: EditConfig, **memory: Any) -> CSDTrainerConfig:
+    """Schedule of the paper (appendix B.3); `memory`: settings of the data manager that save some."""
+    return CSDTrainerConfig(
+        method_name=method_name,
         base_steps=30000,
         max_num_iterations=60000,
         steps_per_save=1000,
@@ -61,10 +64,11 @@ csd_nerf2nerf = MethodSpecification(
                 train_num_rays_per_batch=4096,
                 eval_num_rays_per_batch=4096,
                 edit_interval=2000,
-                edit=EditConfig(num_steps=200, learning_rate=2.0, batch_size=16),
+                edit=edit,
+                **memory,
             ),
             model=CSDModelConfig(
-                eval_num_rays_per_chunk=1 << 15,
+                eval_num_rays_per_chunk=rays_per_chunk,
                 average_init_density=0.01,
                 camera_optimizer=CameraOptimizerConfig(mode="SO3xR3"),
             ),
@@ -73,37 +77,25 @@ csd_nerf2nerf = MethodSpecification(
         viewer=_viewer(),
         logging=_logging(),
         vis="viewer",
+    )
+
+
+csd_nerf2nerf = MethodSpecification(
+    config=_gpu_config(
+        "csd-nerf2nerf",
+        rays_per_chunk=1 << 15,
+        edit=EditConfig(num_steps=200, learning_rate=2.0, batch_size=16),
     ),
     description="Edit a scene by an instruction (Collaborative Score Distillation), settings of the paper.",
 )
 
 csd_nerf2nerf_small = MethodSpecification(
-    config=CSDTrainerConfig(
-        method_name="csd-nerf2nerf-small",
-        base_steps=30000,
-        max_num_iterations=60000,
-        steps_per_save=1000,
-        mixed_precision=True,
-        pipeline=VanillaPipelineConfig(
-            datamanager=CSDDataManagerConfig(
-                dataparser=NerfstudioDataParserConfig(),
-                train_num_rays_per_batch=4096,
-                eval_num_rays_per_batch=4096,
-                edit_interval=2000,
-                model_dtype="float16",
-                keep_model_loaded=False,
-                edit=EditConfig(num_steps=200, learning_rate=2.0, batch_size=8, max_batch=4),
-            ),
-            model=CSDModelConfig(
-                eval_num_rays_per_chunk=1 << 14,
-                average_init_density=0.01,
-                camera_optimizer=CameraOptimizerConfig(mode="SO3xR3"),
-            ),
-        ),
-        optimizers=_optimizers(),
-        viewer=_viewer(),
-        logging=_logging(),
-        vis="viewer",
+    config=_gpu_config(
+        "csd-nerf2nerf-small",
+        rays_per_chunk=1 << 14,
+        edit=EditConfig(num_steps=200, learning_rate=2.0, batch_size=8, max_batch=4),
+        model_dtype="float16",
+        keep_model_loaded=False,
     ),
     description="csd-nerf2nerf for less memory: the editor in half precision, 8 views a round.",
 )
