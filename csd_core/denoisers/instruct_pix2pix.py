@@ -16,6 +16,7 @@ from csd_core.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -27,7 +28,8 @@ class InstructPix2Pix:
 
     Args:
         unet: 2 C input channels; its dtype is the dtype of the predictions.
-        vae: C latent channels; it is used in float32, whatever the UNet's dtype.
+        vae: C latent channels, AutoencoderKL or the small AutoencoderTiny; it is used in float32, whatever the
+            UNet's dtype.
         text_encoder: CLIP.
         tokenizer: the one that belongs to it.
         scheduler: any diffusers scheduler with alphas_cumprod; predicts epsilon or v.
@@ -37,7 +39,7 @@ class InstructPix2Pix:
     def __init__(
         self,
         unet: "UNet2DConditionModel",
-        vae: "AutoencoderKL",
+        vae: "AutoencoderKL | AutoencoderTiny",
         text_encoder: "CLIPTextModel",
         tokenizer: "CLIPTokenizer",
         scheduler: Any,
@@ -56,6 +58,9 @@ class InstructPix2Pix:
         self.native_size: int = unet.config["sample_size"] * self.downscale
         self.latent_channels: int = vae.config["latent_channels"]
         self.tile_above: int = 2 * self.native_size  # side in pixels; larger images pass the VAE in tiles
+        self._tiny_vae = type(vae).__name__ == "AutoencoderTiny"  # by name: diffusers is imported when needed
+        if self._tiny_vae:
+            self._vae.spatial_scale_factor = self.downscale  # its own is 8, whatever its depth
 
     @classmethod
     def from_pretrained(
@@ -113,9 +118,10 @@ class InstructPix2Pix:
     @torch.no_grad()
     def encode_condition(self, images: Tensor) -> Tensor:
         """Images (n, 3, H, W) in [0, 1] -> unscaled latents, as the model was trained."""
-        self._tile(max(images.shape[-2:]))
-        posterior: Any = self._vae.encode(images.to(self.device, torch.float32) * 2 - 1)
-        return posterior.latent_dist.mode()
+        # AutoencoderTiny allots its tiles four channels, whatever it has
+        self._tile(0 if self._tiny_vae else max(images.shape[-2:]))
+        encoded: Any = self._vae.encode(images.to(self.device, torch.float32) * 2 - 1)
+        return encoded.latents if self._tiny_vae else encoded.latent_dist.mode()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

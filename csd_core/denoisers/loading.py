@@ -146,6 +146,7 @@ def load_components(
         UserError: a weight file is damaged or does not belong to its config.
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -168,9 +169,12 @@ def load_components(
             )
         return model.to(device)
 
+    vae_class = _read_config(folder, "vae", str(folder)).get("_class_name")
+    vae = AutoencoderTiny if vae_class == "AutoencoderTiny" else AutoencoderKL
+
     return {
         "unet": load(UNet2DConditionModel, "unet", torch_dtype=torch_dtype),
-        "vae": load(AutoencoderKL, "vae", torch_dtype=torch.float32),
+        "vae": load(vae, "vae", torch_dtype=torch.float32),
         "text_encoder": load(CLIPTextModel, "text_encoder", dtype=torch_dtype),
         "tokenizer": CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True),
         "scheduler": _load_scheduler(folder),

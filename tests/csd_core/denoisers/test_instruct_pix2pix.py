@@ -1,7 +1,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -193,6 +193,31 @@ def test_large_images_pass_the_vae_in_tiles(tiny_epsilon: Path) -> None:
     assert model.decode(latents).shape == large.shape
     model.decode(model.encode(image))
     assert not model._vae.use_tiling
+
+
+def test_a_tiny_vae_is_read_scaled_and_tiled(copy: Path) -> None:
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    channels: Any = (8,) * 3  # diffusers annotates tuples as having one element
+    torch.manual_seed(0)
+    vae: Any = AutoencoderTiny(
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        num_encoder_blocks=cast(Any, (0, 1, 1)),
+        num_decoder_blocks=cast(Any, (1, 1, 0)),
+        scaling_factor=0.5,
+    )
+    vae.save_pretrained(copy / "vae")
+    model, image = load(copy), images(1, 64, 3 * NATIVE_SIZE)
+    latents = model.encode_condition(image)
+    with torch.no_grad():
+        whole = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+        torch.testing.assert_close(latents, vae.encode(image * 2 - 1).latents)
+    torch.testing.assert_close(model.encode(image), 0.5 * latents)
+    tiled = model.decode(0.5 * latents)
+    assert model._vae.use_tiling
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=0.02)  # an untrained decoder is nearly constant
+    assert whole.std() > 1e-3
 
 
 def test_mini_is_the_folder_in_the_package(
