@@ -9,7 +9,13 @@ LANGUAGE_FILE = "language.json"
 """In a model's folder: instruction -> its wordings. Only small editors have one; others read any prompt."""
 
 ENOUGH = 0.5
-"""A prompt counts as understood when it shares this much of all distinct words with one wording."""
+"""A prompt counts as understood when it is at least this alike to one wording."""
+
+_NO_MEANING = """
+a add all an and as at be by change cover everything for from give have if in into it its let like look make
+of on only or please put the them there these they thing things this time to turn use were with"""
+FILLER = frozenset(_NO_MEANING.split())
+"""Words that do not say which edit is meant."""
 
 
 def words(prompt: str) -> frozenset[str]:
@@ -18,9 +24,19 @@ def words(prompt: str) -> frozenset[str]:
 
 
 def likeness(prompt: str, wordings: Iterable[str]) -> float:
-    """Largest share of words in common with one of the wordings, in [0, 1] (Jaccard index)."""
-    asked = words(prompt)
-    return max((len(asked & words(w)) / max(len(asked | words(w)), 1) for w in wordings), default=0.0)
+    """How much of the best wording is in the prompt, in [0, 1].
+
+    The Tversky index (1977) of their words without FILLER: a word that is missing counts whole, one too many
+    half, so that "a snowy day" still means snow while "turn purple things green" does not mean orange ones.
+    """
+    asked = words(prompt) - FILLER
+
+    def index(wording: str) -> float:
+        known = words(wording) - FILLER
+        shared = len(asked & known)
+        return shared / max(len(known) + len(asked - known) / 2, 1)
+
+    return max((index(wording) for wording in wordings), default=0.0)
 
 
 def read_language(folder: Path) -> dict[str, list[str]] | None:

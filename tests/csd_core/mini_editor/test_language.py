@@ -1,4 +1,4 @@
-"""How alike a prompt and a wording are: share of words, whatever their order, capitals and spelling."""
+"""How alike a prompt and a wording are: by the words that matter, in any order, capitals and spelling."""
 
 import pytest
 
@@ -10,13 +10,20 @@ from csd_core.mini_editor.language import likeness, read_language, unknown_promp
     [
         ("make it night", 1.0),
         ("Night! It? MAKE", 1.0),
-        ("make it nice", 2 / 4),
+        ("one night in Paris", 1 / (1 + 2 / 2)),
+        ("make it nice", 0.0),
         ("penguins", 0.0),
+        ("make it", 0.0),
         ("", 0.0),
     ],
 )
 def test_likeness_by_hand(prompt, expected):
     assert likeness(prompt, ["make it night"]) == expected
+
+
+def test_half_of_a_wording_is_less_than_one_foreign_word_too_many():
+    assert likeness("turn purple things green", ["turn orange things green"]) == 1 / 2.5
+    assert likeness("turn bright orange things green", ["turn orange things green"]) == 2 / 2.5
 
 
 def test_the_best_wording_counts():
