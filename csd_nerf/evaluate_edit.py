@@ -26,6 +26,7 @@ from torch import Tensor
 
 from csd_core.cli.command import run_command
 from csd_core.errors import UserError
+from csd_core.measures import psnr
 from csd_core.mini_editor.edits import affected_mask, apply_edit, find_instruction
 from csd_nerf.csd_checkpoint import read_checkpoint
 from csd_nerf.csd_rounds import EditedView, contact_sheet
@@ -110,13 +111,6 @@ class Figures:
             if value is not None:
                 plain[name]["gain"] = value.gain
         return plain
-
-
-def psnr(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of (3, H, W) images in [0, 1], inside mask (H, W) if given."""
-    error = (image - target).square().mean(dim=0)
-    mean = float((error if mask is None else error[mask]).mean())
-    return math.inf if mean == 0 else -10 * math.log10(mean)
 
 
 def measure_edit(views: Sequence[HeldOut], prompt: str) -> Figures:
