@@ -9,13 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor
 
 from csd_core.mini_editor.edits import INSTRUCTIONS, affected_mask, apply_edit
+from csd_core.mini_editor.language import FILLER
 from csd_core.mini_editor.sources import draw_source
 
 NAMES = list(INSTRUCTIONS)
+_ATTENTION = {"light": 0.7, "style": 1.2, "local": 1.6, "choice": 1.4}
+"""How often a kind is drawn: what is hard more often than what is easy."""
+_SHARES = np.array([_ATTENTION[instruction.kind] for instruction in INSTRUCTIONS.values()])
+_SHARES /= _SHARES.sum()
 
 
 def rng_for(seed: int, *key: int) -> np.random.Generator:
@@ -44,7 +49,7 @@ def _save_array(path: Path, array: np.ndarray) -> None:
 def random_edit(rng: np.random.Generator, image: Tensor) -> tuple[int, Tensor]:
     """(index into NAMES, edited image); a local edit is mostly drawn where it has something to do."""
     while True:
-        index = int(rng.integers(len(NAMES)))
+        index = int(rng.choice(len(NAMES), p=_SHARES))
         instruction = INSTRUCTIONS[NAMES[index]]
         idle = instruction.kind == "local" and affected_mask(instruction.name, image).float().mean() < 0.02
         if not idle or rng.uniform() < 0.15:
@@ -84,13 +89,13 @@ def _edits_of(pool: Tensor, per_source: int, seed: int, index: int) -> tuple[lis
 
 
 @torch.no_grad()
-def encoded_pairs(path: Path, pool: Tensor, vae: AutoencoderKL, per_source: int, seed: int) -> Pairs:
+def encoded_pairs(path: Path, pool: Tensor, vae: AutoencoderTiny, per_source: int, seed: int) -> Pairs:
     """Edit every source of the pool `per_source` times and encode all; kept in `path`."""
     if not path.exists():
 
         def encode(images: Tensor) -> Tensor:
             pixels = images.to(vae.device).float() / 127.5 - 1
-            return vae.encode(pixels).latent_dist.mode().half().cpu()  # type: ignore[union-attr]
+            return vae.encode(pixels).latents.half().cpu()  # type: ignore[union-attr]
 
         names, sources, edits = [], [], []
         with ProcessPoolExecutor(os.cpu_count()) as workers:
@@ -105,17 +110,36 @@ def encoded_pairs(path: Path, pool: Tensor, vae: AutoencoderKL, per_source: int,
     return Pairs(*torch.load(path, weights_only=True))
 
 
+def _invented(rng: np.random.Generator) -> str:
+    """A word that means nothing: two to four syllables."""
+    letters = np.array(["bcdfghjklmnprstvwz", "aeiou"])[np.arange(2 * rng.integers(2, 5)) % 2]
+    return "".join(str(rng.choice(list(choices))) for choices in letters)[: rng.integers(3, 9)]
+
+
 def word(rng: np.random.Generator, instruction: int) -> str:
-    """A wording; now and then with words shuffled or one left out, so that order and filler matter little."""
+    """A wording; now and then with words shuffled, a filler left out or a foreign word put in, so that order
+    and what does not belong to the instruction matter little."""
     words = str(rng.choice(INSTRUCTIONS[NAMES[instruction]].wordings)).split()
     if rng.uniform() < 0.2:
         rng.shuffle(words)
-    filler = [
-        k for k, w in enumerate(words) if w in {"it", "a", "an", "the", "make", "turn", "into", "as", "in"}
-    ]
+    filler = [k for k, w in enumerate(words) if w in FILLER]
     if filler and rng.uniform() < 0.2:
         words.pop(int(rng.choice(filler)))
+    if rng.uniform() < 0.1:
+        stray = _invented(rng) if rng.uniform() < 0.5 else str(rng.choice(sorted(FILLER)))
+        words.insert(int(rng.integers(len(words) + 1)), stray)
     return " ".join(words)
+
+
+_FOREIGN = (
+    *("make it {}", "turn it into a {}", "add {}", "{}", "put a {} on it", "paint it like {}"),
+    *("turn {} things green", "turn red things {}", "turn {} things blue", "blue to {}", "turn {} things {}"),
+)
+
+
+def foreign(rng: np.random.Generator) -> str:
+    """A prompt outside the language, worded like those inside."""
+    return str(rng.choice(_FOREIGN)).format(_invented(rng), _invented(rng))
 
 
 @dataclass
@@ -132,8 +156,12 @@ class UNetBatch:
 
 
 def unet_batch(pairs: Pairs, batch: int, crop: int, timesteps: int, seed: int, step: int) -> UNetBatch:
-    """Random `crop` x `crop` latents of random pairs. Dropped, as InstructPix2Pix was trained
-    (arXiv:2211.09800, section 3.2.1): the text in 5 % of the rows, the image in 5 %, both in 5 %."""
+    """Random `crop` x `crop` latents of random pairs.
+
+    Dropped, as InstructPix2Pix was trained (arXiv:2211.09800, section 3.2.1): the text in 5 % of the rows,
+    the image in 5 %, both in 5 %. Nothing is to change in half of the rows that have the image but no text,
+    and in 6 % of the rows, whose prompt is a foreign one.
+    """
     rng = rng_for(seed, 3, step)
     per_source = len(pairs.edited) // len(pairs.source)
     rows = rng.integers(len(pairs.edited), size=batch)
@@ -148,10 +176,15 @@ def unet_batch(pairs: Pairs, batch: int, crop: int, timesteps: int, seed: int, s
         [cut(pairs.source, int(r) // per_source, c) for r, c in zip(rows, corners, strict=True)]
     )
     drop = rng.uniform(size=batch)
-    prompts = [word(rng, int(pairs.instruction[r])) for r in rows]
+    outside = (drop >= 0.15) & (drop < 0.21)
+    unchanged = torch.from_numpy(outside | ((drop >= 0.125) & (drop < 0.15)))
+    prompts = [
+        foreign(rng) if out else word(rng, int(pairs.instruction[r]))
+        for r, out in zip(rows, outside, strict=True)
+    ]
     return UNetBatch(
         source=source,
-        edited=edited,
+        edited=torch.where(unchanged[:, None, None, None], source, edited),
         noise=torch.from_numpy(rng.standard_normal(tuple(edited.shape), dtype=np.float32)),
         timesteps=torch.from_numpy(rng.integers(timesteps, size=batch)),
         prompts=["" if 0.05 <= d < 0.15 else p for p, d in zip(prompts, drop, strict=True)],

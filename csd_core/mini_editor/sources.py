@@ -1,14 +1,21 @@
-"""Images to learn from: drawn ones (dead leaves, fractal textures, landscapes) and the photographs that the
-scikit-image wheel carries. Images are numpy (H, W, 3) float32 in [0, 1]; `rng` is a numpy Generator."""
+"""Images to learn from: drawn ones (dead leaves, fractal textures, landscapes), ray-cast scenes and the
+photographs that the wheels of scikit-image, scikit-learn and matplotlib carry.
+
+Images are numpy (H, W, 3) float32 in [0, 1]; `rng` is a numpy Generator.
+"""
 
 from functools import cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import skimage
+import sklearn
 from PIL import Image
 from skimage.color import hsv2rgb, rgb2hsv
 from skimage.transform import resize
+
+from csd_core.mini_editor import raycast
 
 Array = np.ndarray
 
@@ -25,14 +32,22 @@ TRAINING_PHOTOGRAPHS = (
     "brick.png",
     "grass.png",
     "gravel.png",
+    "china.jpg",
+    "flower.jpg",
+    "grace_hopper.jpg",
 )
 HELD_OUT_PHOTOGRAPHS = ("coffee.png", "rocket.jpg")
+_FOLDERS = (
+    Path(skimage.__file__).parent / "data",
+    Path(sklearn.__file__).parent / "datasets" / "images",
+    Path(matplotlib.get_data_path()) / "sample_data",
+)
 
 
 @cache
 def photograph(name: str) -> Array:
-    """A photograph of the scikit-image wheel, (H, W, 3) in [0, 1]."""
-    path = Path(skimage.__file__).parent / "data" / name
+    """A photograph that one of the wheels carries, (H, W, 3) in [0, 1]."""
+    path = next(folder / name for folder in _FOLDERS if (folder / name).exists())
     return np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
 
 
@@ -89,6 +104,11 @@ def landscape(rng: np.random.Generator, size: int) -> Array:
     return np.where(below, lower * (1 + detail), upper * (1 + rng.uniform(0, 0.6) * detail))
 
 
+def rendered(rng: np.random.Generator, size: int) -> Array:
+    """Shaded solids with textures and hard shadows on a table, from somewhere around it."""
+    return raycast.render(raycast.random_scene(rng), *raycast.random_view(rng, size, size), samples=2)
+
+
 def photograph_crop(rng: np.random.Generator, size: int) -> Array:
     """A random crop at a random scale of a training photograph, with its colours varied."""
     image = photograph(TRAINING_PHOTOGRAPHS[rng.choice(len(TRAINING_PHOTOGRAPHS), p=_PHOTOGRAPH_SHARES)])
@@ -100,7 +120,10 @@ def photograph_crop(rng: np.random.Generator, size: int) -> Array:
     return vary_colours(rng, np.asarray(crop))
 
 
-_COLOURFUL = ("astronaut.png", "chelsea.png", "motorcycle_left.png", "motorcycle_right.png")
+_COLOURFUL = {
+    *("astronaut.png", "chelsea.png", "motorcycle_left.png", "motorcycle_right.png"),
+    *("china.jpg", "flower.jpg", "grace_hopper.jpg"),
+}
 _WEIGHTS = np.array([4.0 if name in _COLOURFUL else 1.0 for name in TRAINING_PHOTOGRAPHS])
 _PHOTOGRAPH_SHARES = _WEIGHTS / _WEIGHTS.sum()
 
@@ -116,8 +139,9 @@ def vary_colours(rng: np.random.Generator, image: Array) -> Array:
 
 
 def draw_source(rng: np.random.Generator, size: int) -> Array:
-    """One source image: 45 % photographs, 55 % drawn; mirrored half of the time. (size, size, 3) float32."""
-    image = photograph_crop(rng, size) if rng.uniform() < 0.45 else dead_leaves(rng, size)
+    """One source image: half photographs, 35 % dead leaves, 15 % rendered; mirrored half of the time."""
+    draw = (photograph_crop, dead_leaves, rendered)[rng.choice(3, p=(0.5, 0.35, 0.15))]
+    image = draw(rng, size)
     if rng.uniform() < 0.5:
         image = image[:, ::-1]
     return np.ascontiguousarray(np.clip(image, 0, 1), dtype=np.float32)

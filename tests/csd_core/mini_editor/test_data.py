@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from csd_core.mini_editor.build import build_vae
+from csd_core.mini_editor.build import LATENT_CHANNELS, build_vae
 from csd_core.mini_editor.data import (
+    NAMES,
     encoded_pairs,
+    foreign,
     random_edit,
     rng_for,
     source_pool,
@@ -15,7 +17,14 @@ from csd_core.mini_editor.data import (
     word,
 )
 from csd_core.mini_editor.edits import INSTRUCTIONS, find_instruction
-from csd_core.mini_editor.sources import TRAINING_PHOTOGRAPHS, draw_source, photograph
+from csd_core.mini_editor.language import FILLER
+from csd_core.mini_editor.sources import (
+    HELD_OUT_PHOTOGRAPHS,
+    TRAINING_PHOTOGRAPHS,
+    draw_source,
+    photograph,
+    rendered,
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +49,15 @@ def test_sources_are_images_and_repeat_with_their_seed():
     assert np.abs(images[0] - images[1]).mean() > 0.01
 
 
-def test_every_training_photograph_ships_with_scikit_image():
-    assert all(photograph(name).ndim == 3 for name in TRAINING_PHOTOGRAPHS)
+def test_every_photograph_is_installed_and_none_is_held_out_and_trained_on():
+    assert all(photograph(name).ndim == 3 for name in (*TRAINING_PHOTOGRAPHS, *HELD_OUT_PHOTOGRAPHS))
+    assert not set(TRAINING_PHOTOGRAPHS) & set(HELD_OUT_PHOTOGRAPHS)
+
+
+def test_a_rendered_source_fills_its_square():
+    image = rendered(rng_for(1), 24)
+    assert image.shape == (24, 24, 3)
+    assert image.std() > 0.05
 
 
 def test_the_pool_is_drawn_once(pool, tmp_path):
@@ -62,11 +78,11 @@ def test_vae_batches_depend_on_seed_and_step_alone(pool):
 
 
 def test_pairs_are_encoded_by_the_vae(pairs, pool):
-    assert pairs.source.shape == (4, 4, 8, 8)
-    assert pairs.edited.shape == (12, 4, 8, 8)
+    assert pairs.source.shape == (4, LATENT_CHANNELS, 8, 8)
+    assert pairs.edited.shape == (12, LATENT_CHANNELS, 8, 8)
     assert pairs.instruction.shape == (12,)
     torch.manual_seed(0)
-    expected = build_vae().eval().encode(pool[2:3].float() / 127.5 - 1).latent_dist.mode()  # type: ignore[union-attr]
+    expected = build_vae().eval().encode(pool[2:3].float() / 127.5 - 1).latents  # type: ignore[union-attr]
     torch.testing.assert_close(pairs.source[2:3].float(), expected, atol=5e-3, rtol=5e-3)
 
 
@@ -85,22 +101,40 @@ def test_unet_batches_drop_each_condition_in_a_tenth_of_the_rows(pairs):
 
 def test_unet_batches_pair_each_edit_with_its_own_source(pairs):
     whole = unet_batch(pairs, batch=16, crop=8, timesteps=10, seed=0, step=0)
-    for source, edited in zip(whole.source, whole.edited, strict=True):
+    changed = [pair for pair in zip(whole.source, whole.edited, strict=True) if not torch.equal(*pair)]
+    assert len(changed) >= 12
+    for source, edited in changed:
         row = next(k for k in range(12) if torch.equal(pairs.edited[k].float(), edited))
         assert torch.equal(pairs.source[row // 3].float(), source)
 
 
-def test_shuffled_wordings_keep_their_words():
+def test_a_foreign_prompt_and_half_of_the_missing_ones_change_nothing(pairs):
+    batch = unet_batch(pairs, batch=4000, crop=4, timesteps=1000, seed=0, step=0)
+    same = (batch.source == batch.edited).flatten(1).all(1)
+    unread = torch.tensor([bool(p) and find_instruction(p) is None for p in batch.prompts])
+    textless = torch.tensor([prompt == "" for prompt in batch.prompts]) & (batch.keep_image == 1)
+    assert same[unread].all()
+    assert abs(float(unread.float().mean()) - 0.06) < 0.015
+    assert abs(float(same[textless].float().mean()) - 0.5) < 0.1
+    known = torch.tensor([find_instruction(p) is not None for p in batch.prompts])
+    assert not same[known].any()
+
+
+def test_wordings_keep_what_matters():
     rng = rng_for(0)
-    names = list(INSTRUCTIONS)
-    for _ in range(100):
-        index = int(rng.integers(len(names)))
-        words = word(rng, index).split()
-        assert any(set(words) <= set(w.split()) for w in INSTRUCTIONS[names[index]].wordings)
-    assert find_instruction(word(rng, 0)) is INSTRUCTIONS[names[0]]
+    for k in range(200):
+        instruction = INSTRUCTIONS[NAMES[k % len(NAMES)]]
+        said = set(word(rng, k % len(NAMES)).split())
+        assert any(set(w.split()) - FILLER <= said for w in instruction.wordings)
+
+
+def test_foreign_prompts_are_foreign():
+    prompts = [foreign(rng_for(k)) for k in range(200)]
+    assert not any(find_instruction(prompt) for prompt in prompts)
+    assert len(set(prompts)) > 150
 
 
 def test_local_edits_are_mostly_drawn_where_they_act():
     grey = torch.full((3, 16, 16), 0.5)
     kinds = [list(INSTRUCTIONS.values())[random_edit(rng_for(k), grey)[0]].kind for k in range(60)]
-    assert kinds.count("local") <= 9  # 15 % of 3 / 13, plus chance
+    assert kinds.count("local") <= 9  # 15 % of a third of the draws, plus chance
