@@ -28,8 +28,8 @@ class InstructPix2Pix:
 
     Args:
         unet: 2 C input channels; its dtype is the dtype of the predictions.
-        vae: C latent channels, AutoencoderKL or the small AutoencoderTiny; it is used in float32, whatever the
-            UNet's dtype.
+        vae: C latent channels, AutoencoderKL or the small AutoencoderTiny; it is used in float32, whatever
+            the UNet's dtype.
         text_encoder: CLIP.
         tokenizer: the one that belongs to it.
         scheduler: any diffusers scheduler with alphas_cumprod; predicts epsilon or v.
@@ -46,7 +46,7 @@ class InstructPix2Pix:
         language: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._unet = unet.eval().requires_grad_(False)
-        self._vae = vae.eval().requires_grad_(False).float()
+        self._vae: Any = vae.eval().requires_grad_(False).float()
         self._text_encoder = text_encoder.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._predicts_velocity = scheduler.config.prediction_type == "v_prediction"

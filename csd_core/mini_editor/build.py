@@ -9,16 +9,18 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
     StableDiffusionInstructPix2PixPipeline,
 )
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from csd_core.mini_editor.edits import INSTRUCTIONS
@@ -28,32 +30,56 @@ NATIVE_SIZE = 128
 """Pixels of the side of an image."""
 DOWNSCALE = 4
 """Pixels per latent pixel."""
+LATENT_CHANNELS = 8
+"""Of the latents: with 4, one of the two directions of an edge is lost (README.md, what mattered)."""
+_PATCH_VALUES = 3 * DOWNSCALE**2
 TEXT_WIDTH = 96
 TEXT_TOKENS = 16
 
 
-def build_vae() -> AutoencoderKL:
-    """0.8 M parameters; no attention, so that tiles and odd sizes decode alike."""
+def build_vae() -> AutoencoderTiny:
+    """0.5 M parameters. The encoder has no activation at all, so that it is linear (`set_encoder`);
+    the decoder has neither attention nor norms over the image, so that tiles and odd sizes decode alike."""
     # a dict: diffusers annotates these tuples as having one element
     config: dict[str, Any] = {
-        "down_block_types": ("DownEncoderBlock2D",) * 3,
-        "up_block_types": ("UpDecoderBlock2D",) * 3,
-        "block_out_channels": (32, 48, 64),
-        "layers_per_block": 1,
-        "latent_channels": 4,
-        "norm_num_groups": 1,
-        "sample_size": NATIVE_SIZE,
-        "mid_block_add_attention": False,
+        "encoder_block_out_channels": (_PATCH_VALUES,) * 3,
+        "num_encoder_blocks": (0, 0, 0),
+        "decoder_block_out_channels": (48,) * 3,
+        "num_decoder_blocks": (4, 3, 0),
+        "latent_channels": LATENT_CHANNELS,
     }
-    return AutoencoderKL(**config)
+    return AutoencoderTiny(**config)
+
+
+def set_encoder(vae: AutoencoderTiny, directions: Tensor, offset: Tensor) -> None:
+    """Make the encoder the linear map `latents = patch @ directions + offset`, exactly.
+
+    Two convolutions of stride 2 gather each patch into channels, and the last one mixes them.
+
+    Args:
+        vae: from `build_vae`.
+        directions: (3 * 4 * 4, C), for patches in the order of `torch.nn.functional.unfold`, in [0, 1].
+        offset: (C,).
+    """
+    first, *gather, last = cast(Iterable[nn.Conv2d], vae.encoder.layers)
+    mixing = directions.T.unflatten(1, (3, 2, 2, 2, 2))  # (C, rgb, y halves, y, x halves, x)
+    with torch.no_grad():
+        for parameter in vae.encoder.parameters():
+            parameter.zero_()
+        first.weight[:3, :, 1, 1] = torch.eye(3)
+        for conv, count in zip(gather, (3, 12), strict=True):
+            for k, (dy, dx) in enumerate(product((1, 2), (1, 2))):
+                conv.weight[count * k : count * (k + 1), :count, dy, dx] = torch.eye(count)
+        last.weight[:, :, 1, 1] = mixing.permute(0, 2, 4, 3, 5, 1).flatten(1)
+        last.bias.copy_(offset)  # type: ignore[union-attr]
 
 
 def build_unet() -> UNet2DConditionModel:
-    """5.9 M parameters: 4 noisy and 4 image-condition channels in, velocity out."""
+    """5.9 M parameters: noisy latents and the image condition in, velocity out."""
     return UNet2DConditionModel(
         sample_size=NATIVE_SIZE // DOWNSCALE,
-        in_channels=8,
-        out_channels=4,
+        in_channels=2 * LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         block_out_channels=(64, 96, 128),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -138,17 +164,16 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def save_pipeline(
-    folder: Path,
-    vae: AutoencoderKL,
+def assemble(
+    vae: AutoencoderTiny,
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
-) -> None:
-    """Write the diffusers folder. The UNet is stored in half precision, which halves the download."""
+) -> StableDiffusionInstructPix2PixPipeline:
+    """The parts as one pipeline."""
     parts: dict[str, Any] = {
         "vae": vae,
-        "unet": unet.half(),
+        "unet": unet,
         "text_encoder": text_encoder,
         "tokenizer": tokenizer,
         "scheduler": build_scheduler(),
@@ -156,7 +181,16 @@ def save_pipeline(
         "feature_extractor": None,
         "requires_safety_checker": False,
     }
-    pipeline = StableDiffusionInstructPix2PixPipeline(**parts)
+    return StableDiffusionInstructPix2PixPipeline(**parts)
+
+
+def save_pipeline(folder: Path, pipeline: StableDiffusionInstructPix2PixPipeline) -> None:
+    """Write the diffusers folder. The UNet is stored in half precision, which halves the download."""
+    pipeline.unet.half()
     pipeline.save_pretrained(folder, safe_serialization=True)
+    vae_config = folder / "vae" / "config.json"
+    settings = json.loads(vae_config.read_text())
+    del settings["block_out_channels"]  # diffusers works it out again, and complains where it is written
+    vae_config.write_text(json.dumps(settings, indent=2) + "\n")
     wordings = {name: list(instruction.wordings) for name, instruction in INSTRUCTIONS.items()}
     (folder / LANGUAGE_FILE).write_text(json.dumps(wordings, indent=1) + "\n")

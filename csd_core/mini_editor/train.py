@@ -1,8 +1,9 @@
 """Train the mini editor from nothing: `python -m csd_core.mini_editor.train --output FOLDER`.
 
-Two stages, each resumed from FOLDER after a kill: the VAE on crops, then UNet and text encoder together on
-encoded pairs, most steps on a quarter of the latents, the last on whole ones. The finished pipeline is
-FOLDER/pipeline. The same config runs on CPU and CUDA.
+Two stages, each resumed from FOLDER after a kill: the VAE's decoder on crops, then UNet and text encoder
+together on encoded pairs, most steps on a quarter of the latents, the last on whole ones. FOLDER/*.csv are
+the curves, FOLDER/sheet.png shows what the editor does by now, FOLDER/pipeline is the result. The same config
+runs on CPU and CUDA.
 """
 
 import copy
@@ -10,18 +11,23 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from rich.progress import track
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from csd_core.mini_editor import build
-from csd_core.mini_editor.data import encoded_pairs, source_pool, unet_batch, vae_batch
+from csd_core.mini_editor.data import encoded_pairs, rng_for, source_pool, unet_batch, vae_batch
+from csd_core.mini_editor.edits import INSTRUCTIONS
+from csd_core.mini_editor.measures import nearest_outcome
+from csd_core.mini_editor.report import save_sheet
+from csd_core.mini_editor.sources import draw_source
 
 
 @dataclass
@@ -49,16 +55,18 @@ class StageConfig:
 class TrainConfig:
     output: Path
     """Folder for checkpoints, curves and the finished pipeline."""
-    vae: StageConfig = field(default_factory=lambda: StageConfig(steps=1800, batch=12, learning_rate=2e-3))
-    unet: StageConfig = field(default_factory=lambda: StageConfig(steps=5000, batch=16, learning_rate=1e-3))
+    vae: StageConfig = field(default_factory=lambda: StageConfig(steps=3000, batch=12, learning_rate=1e-3))
+    unet: StageConfig = field(default_factory=lambda: StageConfig(steps=7000, batch=16, learning_rate=1.5e-3))
     whole_steps: int = 300
     """The last steps of the UNet, which see whole latents (batch / 4 of them) in place of quarters."""
-    sources: int = 1200
+    sources: int = 2400
     """Source images drawn."""
     edits_per_source: int = 6
     """Edits made of each source."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
+    sheet_every: int = 1000
+    """Steps of the UNet between contact sheets; a multiple of checkpoint_every."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to train."""
     seed: int = 0
@@ -78,8 +86,8 @@ class Stage:
         )
         self.checkpoint = run.output / f"{name}.pt"
 
-    def train(self, loss_at: Callable[[int], Tensor]) -> Any:
-        """Take every step that is left; the averaged module."""
+    def train(self, loss_at: Callable[[int], Tensor], look: Callable[[int], None] | None = None) -> Any:
+        """Take every step that is left and `look` at each checkpoint; the averaged module."""
         start = self._restore()
         steps = track(
             range(start, self.config.steps), description=self.name, completed=start, total=self.config.steps
@@ -99,6 +107,8 @@ class Stage:
                 self._log(step + 1, sum(losses) / len(losses))
                 losses.clear()
                 self._save(step + 1)
+                if look:
+                    look(step + 1)
         return self.average.eval()
 
     def _update_average(self, step: int) -> None:
@@ -108,8 +118,7 @@ class Stage:
                 mean.lerp_(value, 1 - decay)
 
     def _log(self, step: int, loss: float) -> None:
-        with (self.run.output / f"{self.name}.csv").open("a", newline="") as file:
-            csv.writer(file).writerow([step, f"{loss:.5f}"])
+        append_row(self.run.output / f"{self.name}.csv", step, f"{loss:.5f}")
 
     def _save(self, step: int) -> None:
         state = {
@@ -132,50 +141,50 @@ class Stage:
         return state["step"]
 
 
+def append_row(path: Path, *values: object) -> None:
+    with path.open("a", newline="") as file:
+        csv.writer(file).writerow(values)
+
+
 def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     return images[..., 1:, :] - images[..., :-1, :], images[..., 1:] - images[..., :-1]
 
 
-class PatchBasis:
-    """Principal components of 4 x 4 pixel patches: the best linear autoencoder of the latents' size.
+def principal_directions(pool: Tensor) -> tuple[Tensor, Tensor]:
+    """The linear code of 4 x 4 pixel patches that loses least: principal components.
 
-    The encoder is drawn towards these latents at first. From a random start it wastes channels and needs far
-    longer to come as close to the image as they do.
+    Latents deviate by the root of what the pixels do (mean square 1/4), so that neither large areas nor fine
+    grain rule the UNet's loss; 1/4 keeps them where the decoder's first tanh is nearly straight.
+
+    Args:
+        pool: (n, 3, H, W) uint8.
+
+    Returns:
+        directions (48, C) and offset (C,) for patches in [0, 1], as `build.set_encoder` wants them.
     """
-
-    def __init__(self, pool: Tensor, channels: int, device: str):
-        patches = self._patches(pool[:300].float() / 127.5 - 1).flatten(0, 1)
-        self.mean = patches.mean(0).to(device)
-        centred = patches - patches.mean(0)
-        variances, components = torch.linalg.eigh(centred.T @ centred / len(patches))
-        self.whiten = (components[:, -channels:] / variances[-channels:].sqrt()).to(device)
-
-    @staticmethod
-    def _patches(pixels: Tensor) -> Tensor:
-        return F.unfold(pixels, build.DOWNSCALE, stride=build.DOWNSCALE).transpose(1, 2)
-
-    def latents(self, pixels: Tensor) -> Tensor:
-        """(n, 3, H, W) in [-1, 1] -> (n, channels, H / 4, W / 4), unit variance."""
-        coefficients = (self._patches(pixels) - self.mean) @ self.whiten
-        height, width = (side // build.DOWNSCALE for side in pixels.shape[-2:])
-        return coefficients.transpose(1, 2).unflatten(2, (height, width))
+    patches = F.unfold(pool[:300].float() / 255, build.DOWNSCALE, stride=build.DOWNSCALE)
+    patches = patches.transpose(1, 2).flatten(0, 1).double()
+    centred = patches - patches.mean(0)
+    variances, components = torch.linalg.eigh(centred.T @ centred / len(patches))
+    spread = variances[-build.LATENT_CHANNELS :].sqrt()
+    deviations = 0.5 * spread.sqrt() / spread.mean().sqrt()
+    # the sign of an eigenvector is a matter of the library: bright patches and first pixels count as positive
+    directions = components[:, -build.LATENT_CHANNELS :] * deviations / spread
+    directions = directions * directions[0].sign()
+    return directions.float(), -(patches.mean(0) @ directions).float()
 
 
-def vae_loss(vae: AutoencoderKL, images: Tensor, noise: Tensor, basis: PatchBasis, guide: float) -> Tensor:
-    """Squares for PSNR, L1 on pixels and differences for sharp edges, latents of unit deviation.
+def decoder_loss(decoder: nn.Module, images: Tensor, latents: Tensor) -> Tensor:
+    """Squares for PSNR, L1 on pixels and differences for sharp edges.
 
-    images: (n, 3, H, W) in [0, 1]; guide: how strongly the encoder is drawn to the linear latents.
+    images: (n, 3, H, W) in [0, 1]; latents: (n, C, H / 4, W / 4), unscaled.
     """
     pixels = images * 2 - 1
-    encoded: Any = vae.encode(pixels)
-    latents = encoded.latent_dist.mean
-    decoded: Any = vae.decode(latents + 0.03 * noise)
-    decoded = decoded.sample
+    decoded = decoder(latents)
     loss = 5 * F.mse_loss(decoded, pixels) + 0.3 * F.l1_loss(decoded, pixels)
     for ours, theirs in zip(_gradients(decoded), _gradients(pixels), strict=True):
         loss = loss + 0.3 * F.l1_loss(ours, theirs)
-    moments = (latents.std((0, 2, 3)) - 1).square() + latents.mean((0, 2, 3)).square()
-    return loss + 0.02 * moments.mean() + guide * F.mse_loss(latents, basis.latents(pixels))
+    return loss
 
 
 class Editor(nn.Module):
@@ -187,25 +196,68 @@ class Editor(nn.Module):
         self.text_encoder = build.build_text_encoder(tokenizer)
 
 
-def train_vae(config: TrainConfig, pool: Tensor) -> AutoencoderKL:
-    """The VAE, on crops of half the native size."""
+class Preview:
+    """Contact sheet and PSNR of an unfinished editor on four drawn images that it does not train on."""
+
+    def __init__(self, config: TrainConfig, vae: AutoencoderTiny, stage: Stage, tokenizer: CLIPTokenizer):
+        self.config, self.stage = config, stage
+        drawn = [draw_source(rng_for(config.seed, 4, k), build.NATIVE_SIZE) for k in range(4)]
+        self.images = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
+        self.pipeline = build.assemble(vae, stage.average.unet, stage.average.text_encoder, tokenizer)
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def __call__(self, step: int) -> None:
+        if step % self.config.sheet_every and step != self.stage.config.steps:
+            return
+        rows, scores = [self.images], []
+        for instruction in INSTRUCTIONS.values():
+            edited = self._edit(instruction.wordings[0])
+            rows.append(edited)
+            pairs = zip(self.images, edited, strict=True)
+            scores.append(np.mean([nearest_outcome(instruction, *pair)[1] for pair in pairs]))
+        save_sheet(self.config.output / "sheet.png", rows)
+        append_row(self.config.output / "psnr.csv", step, *(f"{score:.2f}" for score in scores))
+
+    def _edit(self, prompt: str) -> Tensor:
+        output: Any = self.pipeline(
+            [prompt] * len(self.images),
+            image=self.images,
+            num_inference_steps=10,
+            guidance_scale=1.0,  # none: this measures the training
+            generator=[torch.Generator().manual_seed(k) for k in range(len(self.images))],
+            output_type="np",
+        )
+        return torch.from_numpy(output.images).permute(0, 3, 1, 2)
+
+
+def train_vae(config: TrainConfig, pool: Tensor) -> AutoencoderTiny:
+    """The VAE: its encoder is worked out, its decoder learnt on crops of half the native size."""
     torch.manual_seed(config.seed)
-    stage = Stage("vae", build.build_vae(), config.vae, config)
-    crop = build.NATIVE_SIZE // 2
-    side = crop // build.DOWNSCALE
-    basis = PatchBasis(pool, channels=4, device=config.device)
+    vae = build.build_vae()
+    build.set_encoder(vae, *principal_directions(pool))
+    cast(nn.Module, vae.requires_grad_(False)).to(config.device)
+    set_scale(vae, pool)
+    stage = Stage("vae", vae.decoder.requires_grad_(True), config.vae, config)
 
     def loss_at(step: int) -> Tensor:
-        images = vae_batch(pool, config.vae.batch, crop, config.seed, step).to(config.device)
-        generator = torch.Generator().manual_seed(step)
-        noise = torch.randn(len(images), 4, side, side, generator=generator).to(config.device)
-        guide = 0.3 * max(0.0, 1 - step / (0.4 * config.vae.steps))
-        return vae_loss(stage.module, images, noise, basis, guide)
+        images = vae_batch(pool, config.vae.batch, build.NATIVE_SIZE // 2, config.seed, step)
+        images = images.to(config.device)
+        with torch.no_grad():
+            latents = encode(vae, images)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(step))
+        return decoder_loss(stage.module, images, latents + 0.01 * noise.to(config.device))
 
-    return stage.train(loss_at)
+    vae.decoder = stage.train(loss_at)
+    return vae
 
 
-def train_editor(config: TrainConfig, pool: Tensor, vae: AutoencoderKL) -> tuple[Editor, CLIPTokenizer]:
+def encode(vae: AutoencoderTiny, images: Tensor) -> Tensor:
+    """(n, 3, H, W) in [0, 1] -> (n, C, H / 4, W / 4), unscaled."""
+    output: Any = vae.encode(images * 2 - 1)
+    return output.latents
+
+
+def train_editor(config: TrainConfig, pool: Tensor, vae: AutoencoderTiny) -> tuple[Editor, CLIPTokenizer]:
     """UNet and text encoder on pairs encoded by the finished VAE; the target is the velocity."""
     pairs = encoded_pairs(config.output / "pairs.pt", pool, vae, config.edits_per_source, config.seed)
     torch.manual_seed(config.seed + 1)
@@ -235,14 +287,13 @@ def train_editor(config: TrainConfig, pool: Tensor, vae: AutoencoderKL) -> tuple
         predicted = stage.module.unet(torch.cat([noisy, image], dim=1), times, text).sample
         return F.mse_loss(predicted, scheduler.get_velocity(edited, noise, times))
 
-    return stage.train(loss_at), tokenizer
+    return stage.train(loss_at, Preview(config, vae, stage, tokenizer)), tokenizer
 
 
 @torch.no_grad()
-def set_scale(vae: AutoencoderKL, pool: Tensor, device: str) -> None:
+def set_scale(vae: AutoencoderTiny, pool: Tensor) -> None:
     """The factor that gives latents unit deviation, as Stable Diffusion's 0.18215 does."""
-    encoded: Any = vae.encode(pool[:200].to(device).float() / 127.5 - 1)
-    latents = encoded.latent_dist.mode()
+    latents = encode(vae, pool[:200].to(vae.device).float() / 255)
     vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
 
 
@@ -250,10 +301,9 @@ def main(config: TrainConfig) -> None:
     config.output.mkdir(parents=True, exist_ok=True)
     pool = source_pool(config.output / "sources.npy", config.sources, build.NATIVE_SIZE, config.seed)
     vae = train_vae(config, pool)
-    set_scale(vae, pool, config.device)
     editor, tokenizer = train_editor(config, pool, vae)
-    parts = (vae.cpu(), editor.unet.cpu(), editor.text_encoder.cpu(), tokenizer)
-    build.save_pipeline(config.output / "pipeline", *parts)
+    pipeline = build.assemble(vae.cpu(), editor.unet.cpu(), editor.text_encoder.cpu(), tokenizer)
+    build.save_pipeline(config.output / "pipeline", pipeline)
 
 
 if __name__ == "__main__":

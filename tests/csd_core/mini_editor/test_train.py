@@ -10,7 +10,8 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix
 )
 from safetensors.torch import load_file
 
-from csd_core.mini_editor import train
+from csd_core.mini_editor import build, train
+from csd_core.mini_editor.edits import INSTRUCTIONS
 from csd_core.mini_editor.train import StageConfig, TrainConfig
 
 
@@ -23,6 +24,7 @@ def small_config(output: Path) -> TrainConfig:
         sources=2,
         edits_per_source=2,
         checkpoint_every=2,
+        sheet_every=4,
         device="cpu",
     )
 
@@ -54,6 +56,27 @@ def test_the_latents_are_scaled_to_unit_deviation(trained):
     pairs = torch.load(trained / "pairs.pt", weights_only=True)
     scaled = pairs[0].float() * pipeline.vae.config["scaling_factor"]
     assert abs(float(scaled.std()) - 1) < 0.02
+
+
+def test_the_encoder_keeps_most_of_a_patch():
+    """Against the definition: no other linear code of as many numbers has a smaller squared error."""
+    pool = (torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).byte()
+    directions, offset = train.principal_directions(pool)
+    patches = torch.nn.functional.unfold(pool.float() / 255, 4, stride=4).transpose(1, 2).flatten(0, 1)
+    latents = patches @ directions + offset
+    torch.testing.assert_close(latents.mean(0), torch.zeros(build.LATENT_CHANNELS), rtol=0, atol=1e-4)
+    assert float(latents.square().mean()) == pytest.approx(0.25, rel=1e-3)
+    centred = patches - patches.mean(0)
+    error = (centred - latents @ torch.linalg.lstsq(latents, centred).solution).square().sum()
+    best = torch.linalg.svdvals(centred)[build.LATENT_CHANNELS :].square().sum()
+    assert float(error) == pytest.approx(float(best), rel=1e-4)
+
+
+def test_progress_can_be_looked_at(trained):
+    assert (trained / "sheet.png").stat().st_size > 1000
+    rows = (trained / "psnr.csv").read_text().split()
+    assert [row.split(",")[0] for row in rows] == ["4"]
+    assert all(len(row.split(",")) == 1 + len(INSTRUCTIONS) for row in rows)
 
 
 def test_a_killed_run_ends_with_the_weights_of_a_whole_one(trained, tmp_path, monkeypatch):
