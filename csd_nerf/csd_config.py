@@ -115,7 +115,7 @@ csd_nerf2nerf_tiny = MethodSpecification(
                 model="mini",
                 edit_interval=200,
                 # few, long steps; guidance as low as the small editor likes it (mini_editor/README.md)
-                edit=EditConfig(num_steps=20, learning_rate=12.0, guidance_scale=3.5, batch_size=16),
+                edit=EditConfig(num_steps=20, learning_rate=12.0, guidance_scale=2.0, batch_size=16),
             ),
             model=CSDModelConfig(
                 implementation="torch",
