@@ -56,7 +56,8 @@ def figures(whole: Mapping[str, Any]) -> list[Figures]:
     }
     tables = [make(whole[name]) for name, several in makers.items() if name in whole for make in several]
     rows = [(t.name, t.value, t.asked, "yes" if t.met else "no") for t in targets(whole)]
-    return [*tables, Figures("Targets", ("what", "measured", "asked for", "met"), rows)]
+    last = [Figures("Targets", ("what", "measured", "asked for", "met"), rows)] if rows else []
+    return [*tables, *last]
 
 
 _SCORES = ("photos", "source", "result", "gain", "edges", "structure", "outside")

@@ -44,11 +44,11 @@ class EvaluateConfig:
     """What to measure. Each section can run in a process of its own; table.json gathers them."""
     instructions: tuple[str, ...] = tuple(INSTRUCTIONS)
     """Names of the instructions that are measured."""
-    steps: int = 10
+    steps: int = 6
     """Sampling steps of the pipeline."""
-    guidance_scale: float = 2.0
+    guidance_scale: float = 1.5
     """Text guidance of the pipeline."""
-    image_guidance_scale: float = 1.5
+    image_guidance_scale: float = 1.2
     """Image guidance, of pipeline and CSD."""
     seeds: int = 3
     """table: draws of each instruction on each photograph."""
@@ -68,10 +68,11 @@ class EvaluateConfig:
     # neighbour weighs about 1/17 under the median bandwidth, so that a particle moves by 12/16 times w E (if
     # neighbours want nothing in common) to 12/16 (1 + 15/17) times w E (if all want the same): 0.75 to 1.4 a
     # step, 15 to 28 altogether. Alone it moves by lr w E; over 100 steps with the decay of EditConfig (0.9
-    # every 20) the factors add up to 82, and 15/82 to 28/82 is 0.18 to 0.34.
-    csd_learning_rate: float = 0.3
+    # every 20) the factors add up to 82, and 15/82 to 28/82 is 0.18 to 0.34. Local edits stay behind at that,
+    # therefore twice as much, at the guidance of full sampling.
+    csd_learning_rate: float = 0.6
     """csd: step size at the start, for an image by itself."""
-    csd_guidance_scale: float = 2.0
+    csd_guidance_scale: float = 1.5
     """csd: text guidance."""
     seed: int = 0
     """Seed of the first draw."""
