@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,22 +89,27 @@ def _edits_of(pool: Tensor, per_source: int, seed: int, index: int) -> tuple[lis
     return list(names), (torch.stack(images) * 255).round().to(torch.uint8)
 
 
+def encode(vae: AutoencoderTiny, images: Tensor) -> Tensor:
+    """(n, 3, H, W) in [0, 1] -> (n, C, H / 4, W / 4), unscaled."""
+    output: Any = vae.encode(images * 2 - 1)
+    return output.latents
+
+
 @torch.no_grad()
 def encoded_pairs(path: Path, pool: Tensor, vae: AutoencoderTiny, per_source: int, seed: int) -> Pairs:
     """Edit every source of the pool `per_source` times and encode all; kept in `path`."""
     if not path.exists():
 
-        def encode(images: Tensor) -> Tensor:
-            pixels = images.to(vae.device).float() / 127.5 - 1
-            return vae.encode(pixels).latents.half().cpu()  # type: ignore[union-attr]
+        def code(images: Tensor) -> Tensor:
+            return encode(vae, images.to(vae.device).float() / 255).half().cpu()
 
         names, sources, edits = [], [], []
         with ProcessPoolExecutor(os.cpu_count()) as workers:
             drawn = workers.map(partial(_edits_of, pool, per_source, seed), range(len(pool)), chunksize=16)
             for index, (chosen, edited) in enumerate(drawn):
                 names += chosen
-                sources.append(encode(pool[index : index + 1]))
-                edits.append(encode(edited))
+                sources.append(code(pool[index : index + 1]))
+                edits.append(code(edited))
         unfinished = path.with_suffix(".part")
         torch.save([torch.cat(sources), torch.cat(edits), torch.tensor(names)], unfinished)
         unfinished.replace(path)

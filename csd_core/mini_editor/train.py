@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from csd_core.mini_editor import build
-from csd_core.mini_editor.data import encoded_pairs, rng_for, source_pool, unet_batch, vae_batch
+from csd_core.mini_editor.data import encode, encoded_pairs, rng_for, source_pool, unet_batch, vae_batch
 from csd_core.mini_editor.edits import INSTRUCTIONS
 from csd_core.mini_editor.measures import nearest_outcome
 from csd_core.mini_editor.report import save_sheet
@@ -249,12 +249,6 @@ def train_vae(config: TrainConfig, pool: Tensor) -> AutoencoderTiny:
 
     vae.decoder = stage.train(loss_at)
     return vae
-
-
-def encode(vae: AutoencoderTiny, images: Tensor) -> Tensor:
-    """(n, 3, H, W) in [0, 1] -> (n, C, H / 4, W / 4), unscaled."""
-    output: Any = vae.encode(images * 2 - 1)
-    return output.latents
 
 
 def train_editor(config: TrainConfig, pool: Tensor, vae: AutoencoderTiny) -> tuple[Editor, CLIPTokenizer]:
