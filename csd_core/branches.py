@@ -4,6 +4,7 @@ A branch is one way of asking the model (with or without image, with which text,
 its weight in the guided prediction. What weighs 0 is never evaluated.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -39,28 +40,36 @@ def edit_branches(config: EditConfig, prompts: PromptWeights, num_particles: int
 
     Args:
         config: guidance scales, baseline, source and negative prompt.
-        prompts: instruction -> its weight for each particle; for a particle they add up to 1 (appendix C.1).
+        prompts: instruction -> its share of the text guidance for each particle. For a particle the shares
+            add up to 1 (alpha_k of appendix C.1); more or less is more or less guidance.
         num_particles: of the canvas.
     """
-    everywhere = {config.source_prompt: [1.0] * num_particles}
-    guided = instruct_pix2pix_weights(config.guidance_scale, config.image_guidance_scale)
-    branches = _guided("target", guided, prompts, config.negative_prompt, num_particles)
+    ones = [1.0] * num_particles
+    s_t, s_i = config.guidance_scale, config.image_guidance_scale
+    guided = [instruct_pix2pix_weights(s_t * total, s_i) for total in _totals(prompts, num_particles)]
+    branches = _guided("target", guided, s_t, prompts, config.negative_prompt)
     if config.baseline == "image":
-        baseline = image_weights(config.image_guidance_scale)
-        branches += _guided("source", baseline, everywhere, config.negative_prompt, num_particles)
+        branches += _guided("source", [image_weights(s_i)] * num_particles, s_t, {}, config.negative_prompt)
     elif config.baseline == "prompt":
-        branches += _guided("source", guided, everywhere, config.negative_prompt, num_particles)
+        unmixed = [instruct_pix2pix_weights(s_t, s_i)] * num_particles
+        branches += _guided("source", unmixed, s_t, {config.source_prompt: ones}, config.negative_prompt)
     return [branch for branch in branches if any(branch.weights)]
 
 
+def _totals(prompts: PromptWeights, num_particles: int) -> list[float]:
+    totals = [math.fsum(shares[p] for shares in prompts.values()) for p in range(num_particles)]
+    # shares of an area add up to 1 but for rounding, which must not bring a cancelled branch back
+    return [1.0 if abs(total - 1) < 1e-6 else total for total in totals]
+
+
 def _guided(
-    side: Side, weights: BranchWeights, prompts: PromptWeights, negative: str, num_particles: int
+    side: Side, weights: Sequence[BranchWeights], s_t: float, prompts: PromptWeights, negative: str
 ) -> list[Branch]:
     return [
-        Branch(side, False, negative, (weights.unconditional,) * num_particles),
-        Branch(side, True, negative, (weights.image,) * num_particles),
+        Branch(side, False, negative, tuple(weight.unconditional for weight in weights)),
+        Branch(side, True, negative, tuple(weight.image for weight in weights)),
         *(
-            Branch(side, True, text, tuple(weights.image_text * float(share) for share in shares))
+            Branch(side, True, text, tuple(s_t * float(share) for share in shares))
             for text, shares in prompts.items()
         ),
     ]

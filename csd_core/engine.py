@@ -18,7 +18,7 @@ from csd_core.schedule import step_generator
 
 __all__ = ["EditConfig", "Layout", "Stack", "edit_images", "edit_latents"]
 
-Callback = Callable[[int, Tensor], None]
+Callback = Callable[[int, Tensor], bool | None]
 Prompt = str | PromptWeights
 
 
@@ -44,10 +44,12 @@ def edit_latents(
         canvas: float32 latents to start from, for a Stack (N, C, h, w). Not changed in place.
         source: scaled latents of the source, same shape.
         condition: latents of the source as image condition, same shape.
-        prompt: the instruction; or several, each with its weight for every particle (adding up to 1).
+        prompt: the instruction; or several, each with its share of the text guidance for every particle
+            (adding up to 1, but where a prompt has a guidance of its own: appendix C.1).
         config: settings.
         layout: how particles lie in the canvas. Default: Stack.
-        callback: called as callback(step, canvas) after every step.
+        callback: called as callback(step, canvas) after every step, with the canvas at work: clone it to keep
+            it. True ends the edit here.
         start_step: steps that are already done.
 
     Returns:
@@ -61,15 +63,15 @@ def edit_latents(
     layout = layout or Stack(len(canvas))
     branches = edit_branches(config, _prompt_weights(prompt, layout.num_particles), layout.num_particles)
     text = {branch.text: denoiser.embed([branch.text]) for branch in branches}
-    canvas, source, condition = (x.to(denoiser.device, torch.float32) for x in (canvas, source, condition))
+    source, condition = (x.to(denoiser.device, torch.float32) for x in (source, condition))
+    canvas = canvas.to(denoiser.device, torch.float32, copy=True)
     guard = _FiniteGuard(config.num_steps, canvas)
     for step in range(start_step, config.num_steps):
         # 1. a batch of particles, one timestep, noise
         particles = particles_of_step(config, layout.num_particles, step)
-        indices = torch.tensor(particles).to(canvas.device, non_blocking=True)
         timestep = denoiser.schedule.sample_timestep(config.t_range, step_generator(config.seed, step, 0))
         t = torch.full((), timestep, device=canvas.device)
-        x, x_source, image = (layout.gather(whole, indices) for whole in (canvas, source, condition))
+        x, x_source, image = (layout.gather(whole, particles) for whole in (canvas, source, condition))
         noise = particle_noise(config, step, particles, x)
         x_t = denoiser.schedule.add_noise(x, noise, t)
         source_t = denoiser.schedule.add_noise(x_source, noise, t)
@@ -83,11 +85,12 @@ def edit_latents(
         else:
             gradients = csd_edit_gradient(x_t, eps["target"], eps["source"], w, kernel=config.kernel)  # Eq. 9
         # 4. back to the canvas, one step of gradient descent
-        gradient = layout.scatter(gradients, indices, canvas)
-        canvas = guard.accept(step, canvas, canvas - config.learning_rate_at(step) * gradient)
-        if callback is not None:
-            callback(step, canvas)
-    guard.check(canvas)
+        steps = guard.accept(step, x, config.learning_rate_at(step) * gradients)
+        layout.descend(canvas, steps, particles)
+        guard.look(step)
+        if callback is not None and callback(step, canvas):
+            break
+    guard.check()
     return canvas
 
 
@@ -131,7 +134,7 @@ def edit_images(
     if init is not None:
         start = pad_to_multiple(init.to(denoiser.device, torch.float32), denoiser.downscale)
         canvas = in_chunks(denoiser.encode, config.max_batch, start)
-    with _ProgressBar(config, callback, progress) as report:
+    with ProgressBar(config.num_steps, callback, progress) as report:
         canvas = edit_latents(denoiser, canvas, source, condition, prompt, config, callback=report)
     return in_chunks(denoiser.decode, config.max_batch, canvas)[..., :height, :width]
 
@@ -167,33 +170,35 @@ class _FiniteGuard:
     CHECK_EVERY = 10
 
     def __init__(self, num_steps: int, canvas: Tensor) -> None:
-        self.num_steps = num_steps
+        self.num_steps, self.canvas = num_steps, canvas
         self.bad_step = torch.full((), -1, device=canvas.device)
         self.interval = 1 if canvas.device.type == "cpu" else self.CHECK_EVERY
 
-    def accept(self, step: int, before: Tensor, after: Tensor) -> Tensor:
-        """after, or before once a step went wrong."""
-        failed_now = (self.bad_step < 0) & ~after.isfinite().all()
+    def accept(self, step: int, x: Tensor, steps: Tensor) -> Tensor:
+        """steps to take from particles x, or zeros once one went wrong."""
+        failed_now = (self.bad_step < 0) & ~(x - steps).isfinite().all()
         self.bad_step = torch.where(failed_now, step, self.bad_step)
-        canvas = torch.where(self.bad_step < 0, after, before)
-        if (step + 1) % self.interval == 0:
-            self.check(canvas)
-        return canvas
+        return torch.where(self.bad_step < 0, steps, 0)
 
-    def check(self, canvas: Tensor) -> None:
+    def look(self, step: int) -> None:
+        """Check now and then."""
+        if (step + 1) % self.interval == 0:
+            self.check()
+
+    def check(self) -> None:
         """Raise NonFiniteError if a step went wrong."""
         bad_step = int(self.bad_step)
         if bad_step >= 0:
-            raise NonFiniteError(bad_step, self.num_steps, canvas)
+            raise NonFiniteError(bad_step, self.num_steps, self.canvas)
 
 
-class _ProgressBar:
-    """A callback that moves a progress bar and then calls another callback."""
+class ProgressBar:
+    """A callback that moves a progress bar with an ETA and then calls another callback."""
 
-    def __init__(self, config: EditConfig, callback: Callback | None, show: bool) -> None:
+    def __init__(self, num_steps: int, callback: Callback | None, show: bool, start_step: int = 0) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(total=config.num_steps, desc="edit", unit="step", disable=not show)
+        self._bar = tqdm(total=num_steps, initial=start_step, desc="edit", unit="step", disable=not show)
         self._callback = callback
 
     def __enter__(self) -> Callback:
@@ -202,10 +207,9 @@ class _ProgressBar:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def _report(self, step: int, canvas: Tensor) -> None:
+    def _report(self, step: int, canvas: Tensor) -> bool | None:
         self._bar.update()
-        if self._callback is not None:
-            self._callback(step, canvas)
+        return self._callback(step, canvas) if self._callback is not None else None
 
 
 def _prompt_weights(prompt: Prompt, num_particles: int) -> PromptWeights:

@@ -1,5 +1,6 @@
 """How particles lie in the canvas that is optimised."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -7,21 +8,21 @@ from torch import Tensor
 
 
 class Layout(Protocol):
-    """Maps a canvas of latents to particles of equal size, and gradients of particles back to the canvas."""
+    """Maps a canvas of latents to particles of equal size, and steps of particles back to the canvas."""
 
     @property
     def num_particles(self) -> int:
         """N."""
         ...
 
-    def gather(self, canvas: Tensor, indices: Tensor) -> Tensor:
-        """Particles (B, C, h, w) number indices (B,) of the canvas."""
+    def gather(self, canvas: Tensor, particles: Sequence[int]) -> Tensor:
+        """The particles (B, C, h, w) of the canvas with these numbers; a copy."""
         ...
 
-    def scatter(self, gradients: Tensor, indices: Tensor, canvas: Tensor) -> Tensor:
-        """Gradient of the canvas's shape: per element, the mean over the particles that cover it.
+    def descend(self, canvas: Tensor, steps: Tensor, particles: Sequence[int]) -> None:
+        """Subtract from the canvas, in place: for each element, the mean over the particles that cover it.
 
-        gradients: (B, C, h, w) of particles number indices (B,). 0 where none covers.
+        steps: (B, C, h, w), learning rate times gradient of the particles with these numbers.
         """
         ...
 
@@ -32,10 +33,15 @@ class Stack:
     def __init__(self, num_particles: int) -> None:
         self.num_particles = num_particles
 
-    def gather(self, canvas: Tensor, indices: Tensor) -> Tensor:
+    def gather(self, canvas: Tensor, particles: Sequence[int]) -> Tensor:
         """See Layout."""
-        return canvas[indices]
+        return canvas[_on(canvas, particles)]
 
-    def scatter(self, gradients: Tensor, indices: Tensor, canvas: Tensor) -> Tensor:
-        """See Layout. Every particle is covered once, so the mean is the gradient itself."""
-        return torch.zeros_like(canvas).index_copy(0, indices, gradients)
+    def descend(self, canvas: Tensor, steps: Tensor, particles: Sequence[int]) -> None:
+        """See Layout. Every particle is covered once, so the mean is the step itself."""
+        canvas[_on(canvas, particles)] -= steps
+
+
+def _on(canvas: Tensor, particles: Sequence[int]) -> Tensor:
+    # non_blocking: the copy does not make the host wait for the device
+    return torch.tensor(particles).to(canvas.device, non_blocking=True)

@@ -214,7 +214,7 @@ def test_the_callback_sees_every_step() -> None:
     seen: list[tuple[int, Tensor]] = []
     source = sources(2)
     edited = run(
-        editor(), replace(PLAIN, num_steps=4), source, callback=lambda *seen_now: seen.append(seen_now)
+        editor(), replace(PLAIN, num_steps=4), source, callback=lambda step, canvas: seen.append((step, canvas.clone()))
     )
     assert [step for step, _ in seen] == [0, 1, 2, 3]
     assert torch.equal(seen[-1][1], edited)
@@ -353,10 +353,24 @@ def test_progress_and_callback_go_together(capfd: pytest.CaptureFixture[str]) ->
     assert "3/3" in capfd.readouterr().err
 
 
-def test_a_stack_gathers_and_scatters() -> None:
-    canvas, indices = sources(4), torch.tensor([3, 1])
-    layout = Stack(4)
-    assert torch.equal(layout.gather(canvas, indices), canvas[[3, 1]])
-    spread = layout.scatter(canvas[[3, 1]], indices, canvas)
-    assert torch.equal(spread[[3, 1]], canvas[[3, 1]])
-    assert spread[[0, 2]].abs().max() == 0
+def test_a_stack_gathers_and_descends() -> None:
+    canvas = sources(4)
+    before, layout = canvas.clone(), Stack(4)
+    assert torch.equal(layout.gather(canvas, [3, 1]), before[[3, 1]])
+    layout.descend(canvas, torch.stack([before[3], 2 * before[1]]), [3, 1])
+    assert torch.equal(canvas[[0, 2]], before[[0, 2]])
+    assert canvas[3].abs().max() == 0
+    assert torch.equal(canvas[1], -before[1])
+
+
+def test_a_callback_that_says_true_ends_the_edit() -> None:
+    source, steps = sources(2), []
+    early = run(editor(), replace(PLAIN, num_steps=9), source, callback=lambda step, _: step == 1)
+    same_start = run(
+        editor(),
+        replace(PLAIN, num_steps=9),
+        source,
+        callback=lambda step, canvas: steps.append(canvas.clone()),
+    )
+    assert torch.equal(early, steps[1])
+    assert not torch.equal(early, same_start)
