@@ -9,17 +9,14 @@ median over rounds is taken. On CUDA the network computes in half precision, on 
 """
 
 import json
-import platform
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -29,6 +26,7 @@ from csd_core.csd import csd_edit_gradient
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.engine import EditConfig, edit_latents, particle_noise
 from csd_core.guidance import instruct_pix2pix
+from csd_core.machine import PeakMemory, describe_machine
 from csd_core.schedule import step_generator
 
 EVALUATIONS = 5
@@ -124,7 +122,7 @@ def measure(workload: Workload, particles: int, max_batch: int, steps: int, roun
     peaks = dict.fromkeys(schemes, 0.0)
     for _ in range(rounds):
         for name, run in schemes.items():
-            with _PeakMemory(denoiser.device) as memory:
+            with PeakMemory(denoiser.device) as memory:
                 start = time.perf_counter()
                 run()
                 _wait_for(denoiser.device)
@@ -260,55 +258,6 @@ class _RandomText(InstructPix2Pix):
 
     def embed(self, prompts: Any) -> Tensor:
         return _seeded(2, (1, 77, 768), self.device).to(self.dtype).expand(len(prompts), -1, -1)
-
-
-class _PeakMemory:
-    """Peak memory in GiB from enter to exit: of CUDA's allocator, or of the process (sampled)."""
-
-    SECONDS = 0.01
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._process = psutil.Process()
-        self._done = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self.peak = 0.0
-
-    def __enter__(self) -> "_PeakMemory":
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-        else:
-            self._watcher.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._device.type == "cuda":
-            self.peak = torch.cuda.max_memory_allocated(self._device) / 2**30
-        else:
-            self._done.set()
-            self._watcher.join()
-
-    def _watch(self) -> None:
-        while True:
-            self.peak = max(self.peak, self._process.memory_info().rss / 2**30)
-            if self._done.wait(self.SECONDS):
-                return
-
-
-def describe_machine() -> dict[str, str]:
-    """What the figures were taken on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    model = next((line.split(":")[1].strip() for line in names if line.startswith("model name")), "")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {
-        "cpu": model or platform.processor() or platform.machine(),
-        "cores": str(psutil.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "gpu": gpu,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def bench(config: BenchConfig) -> None:

@@ -11,16 +11,10 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from csd_core.wording import duration
+
 LINE_EVERY = 15.0  # seconds between two lines where there is no terminal
 _MEMORY = 0.98  # of the running mean of the time of a step
-
-
-def duration(seconds: float) -> str:
-    """'45 s', '12 min', '3 h 5 min'."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class RunProgress:

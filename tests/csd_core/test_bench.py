@@ -8,6 +8,7 @@ import torch
 
 from csd_core import bench
 from csd_core.engine import EditConfig, edit_latents
+from csd_core.machine import PeakMemory
 
 PARTICLES = 3
 
@@ -57,9 +58,9 @@ def test_every_scheme_spends_the_evaluations_it_is_charged_for(workload, evaluat
 
 
 def test_peak_memory_sees_what_was_held_only_for_a_moment():
-    with bench._PeakMemory(torch.device("cpu")) as before:
+    with PeakMemory(torch.device("cpu")) as before:
         pass
-    with bench._PeakMemory(torch.device("cpu")) as memory:
+    with PeakMemory(torch.device("cpu")) as memory:
         held = torch.ones(2**28 // 4)  # 256 MiB, written to
         held.sum()
         del held

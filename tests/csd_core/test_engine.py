@@ -214,7 +214,10 @@ def test_the_callback_sees_every_step() -> None:
     seen: list[tuple[int, Tensor]] = []
     source = sources(2)
     edited = run(
-        editor(), replace(PLAIN, num_steps=4), source, callback=lambda step, canvas: seen.append((step, canvas.clone()))
+        editor(),
+        replace(PLAIN, num_steps=4),
+        source,
+        callback=lambda step, canvas: seen.append((step, canvas.clone())),
     )
     assert [step for step, _ in seen] == [0, 1, 2, 3]
     assert torch.equal(seen[-1][1], edited)

@@ -3,7 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from csd_nerf.csd_progress import LINE_EVERY, RunProgress, duration
+from csd_core.wording import duration
+from csd_nerf.csd_progress import LINE_EVERY, RunProgress
 
 
 class Clock:

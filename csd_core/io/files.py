@@ -1,0 +1,58 @@
+"""Files that are written whole or not at all, and checks of a path before the work begins."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from csd_core.errors import UserError
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """A hidden path in the folder of `path`, same suffix, that takes its place when the block ends well.
+
+    The folder is made if it is missing. After an exception nothing is left behind and `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # named, not made: a file from tempfile would be readable by its owner alone
+    beside = path.with_name(f".unfinished-{secrets.token_hex(6)}{path.suffix}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_output(output: Path, source: Path) -> None:
+    """Check that `output` can be written and is not the file it is made from.
+
+    Raises:
+        UserError: it is a folder, its folder is a file or cannot be written, or it is `source`.
+    """
+    if os.path.isdir(output):
+        raise UserError(f"{output}: expected a file to write, got a folder; name a file in it")
+    # os.path, since Path.exists raises inside a folder that may not be entered
+    folder = next(parent for parent in output.absolute().parents if os.path.exists(parent))
+    if not os.path.isdir(folder):
+        raise UserError(f"{output}: expected a folder at {folder}, got a file; choose another output")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{output}: expected a folder that can be written, got {folder}; choose another output"
+        )
+    if _same_file(output, source):
+        raise UserError(f"{output}: expected a new file, got the input itself; choose another output")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of the bytes of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)  # knows hard links as well
+    return one.resolve() == other.resolve()
