@@ -5,22 +5,39 @@ latents (here the mode of the posterior for both), zeros for "no image" and the 
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from csd_core.denoisers.batching import in_chunks
 from csd_core.mini_editor.language import unknown_prompt_message
 from csd_core.schedule import NoiseSchedule
+from csd_core.tiles import in_tiles
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
+        StableDiffusionInstructPix2PixPipeline,
+    )
     from transformers import CLIPTextModel, CLIPTokenizer
 
 DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
+
+
+@dataclass
+class Evaluations:
+    """How often the network was evaluated."""
+
+    count: int = 0
+    """One for each row of a batch."""
 
 
 class InstructPix2Pix:
@@ -34,6 +51,11 @@ class InstructPix2Pix:
         tokenizer: the one that belongs to it.
         scheduler: any diffusers scheduler with alphas_cumprod; predicts epsilon or v.
         language: instruction -> wordings, of a model that knows no others; a foreign prompt gets a warning.
+
+    Attributes:
+        tile_above: an image with a longer side, in pixels, passes the VAE in tiles.
+        tile_size: side of a tile, in pixels.
+        tile_overlap: how many pixels two tiles share at least.
     """
 
     def __init__(
@@ -49,18 +71,22 @@ class InstructPix2Pix:
         self._vae: Any = vae.eval().requires_grad_(False).float()
         self._text_encoder = text_encoder.eval().requires_grad_(False)
         self._tokenizer = tokenizer
+        self._scheduler = scheduler
         self._predicts_velocity = scheduler.config.prediction_type == "v_prediction"
-        self._language = language
+        self.language = language
         self._embedded: dict[str, Tensor] = {}
         # alphas_cumprod as the scheduler ended up with it: betas may have been rescaled to zero terminal SNR
         self.schedule = NoiseSchedule(scheduler.alphas_cumprod).to(unet.device)
         self.downscale: int = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.native_size: int = unet.config["sample_size"] * self.downscale
         self.latent_channels: int = vae.config["latent_channels"]
-        self.tile_above: int = 2 * self.native_size  # side in pixels; larger images pass the VAE in tiles
+        self.tile_above: int = 2 * self.native_size
+        # Stable Diffusion: 768, about 6 GB to decode. The guards are 4 latent pixels of the mini editor (8 of
+        # Stable Diffusion): what its decoder sees beyond them moves a pixel by less than 0.01 / 255
+        self.tile_size: int = 3 * self.native_size // 2
+        self.tile_overlap: int = self.native_size // 2
         self._tiny_vae = type(vae).__name__ == "AutoencoderTiny"  # by name: diffusers is imported when needed
-        if self._tiny_vae:
-            self._vae.spatial_scale_factor = self.downscale  # its own is 8, whatever its depth
+        self._vae.use_tiling = False  # diffusers' own
 
     @classmethod
     def from_pretrained(
@@ -100,6 +126,21 @@ class InstructPix2Pix:
         )
         return cls(**load_components(folder, torch_dtype=torch_dtype, device=target, variant=variant))
 
+    def to(self, device: str | torch.device) -> "InstructPix2Pix":
+        """Move everything to a device, in place.
+
+        Raises:
+            UserError: the device is unknown or absent.
+        """
+        from csd_core.denoisers.loading import resolve_device
+
+        target = resolve_device(device)
+        for network in (self._unet, self._vae, self._text_encoder):
+            network.to(target)  # pyright: ignore[reportArgumentType]
+        self.schedule = self.schedule.to(target)
+        self._embedded.clear()
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
@@ -118,18 +159,15 @@ class InstructPix2Pix:
     @torch.no_grad()
     def encode_condition(self, images: Tensor) -> Tensor:
         """Images (n, 3, H, W) in [0, 1] -> unscaled latents, as the model was trained."""
-        # AutoencoderTiny allots its tiles four channels, whatever it has
-        self._tile(0 if self._tiny_vae else max(images.shape[-2:]))
-        encoded: Any = self._vae.encode(images.to(self.device, torch.float32) * 2 - 1)
-        return encoded.latents if self._tiny_vae else encoded.latent_dist.mode()
+        centred = images.to(self.device, torch.float32) * 2 - 1
+        return self._in_tiles(self._encode, centred, 1, Fraction(1, self.downscale))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents (n, C, h, w) -> images (n, 3, H, W) in [0, 1], float32."""
-        self._tile(max(latents.shape[-2:]) * self.downscale)
-        scaled = latents.to(self.device, torch.float32) / self._vae.config["scaling_factor"]
-        decoded: Any = self._vae.decode(scaled)
-        return (decoded.sample / 2 + 0.5).clamp(0, 1)
+        unscaled = latents.to(self.device, torch.float32) / self._vae.config["scaling_factor"]
+        decoded = self._in_tiles(self._decode, unscaled, self.downscale, self.downscale)
+        return (decoded / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -150,12 +188,46 @@ class InstructPix2Pix:
         predicted = predicted.sample.float()
         return self.schedule.noise_from_velocity(predicted, x_t, t) if self._predicts_velocity else predicted
 
+    def pipeline(self) -> "StableDiffusionInstructPix2PixPipeline":
+        """Diffusers' own pipeline over the same networks, with a scheduler of its own and no progress bar."""
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
+            StableDiffusionInstructPix2PixPipeline,
+        )
+
+        parts: dict[str, Any] = {
+            "vae": self._vae,
+            "unet": self._unet,
+            "text_encoder": self._text_encoder,
+            "tokenizer": self._tokenizer,
+            "scheduler": type(self._scheduler).from_config(self._scheduler.config),
+        }
+        nothing: Any = None
+        made = StableDiffusionInstructPix2PixPipeline(
+            **parts, safety_checker=nothing, feature_extractor=nothing, requires_safety_checker=False
+        )
+        made.set_progress_bar_config(disable=True)
+        return made
+
+    @contextmanager
+    def count_evaluations(self) -> Iterator["Evaluations"]:
+        """Counts the evaluations of the UNet inside the block, whoever asks for them."""
+        counted = Evaluations()
+
+        def count(_: Any, args: tuple[Any, ...]) -> None:
+            counted.count += len(args[0])
+
+        hook = self._unet.register_forward_pre_hook(count)
+        try:
+            yield counted
+        finally:
+            hook.remove()
+
     def _embed(self, prompt: str) -> Tensor:
         tokenizer: Any = self._tokenizer
         length = tokenizer.model_max_length
         if len(tokenizer.tokenize(prompt)) + 2 > length:  # 2: start and end of the text
             warnings.warn(f"the prompt is cut after {length - 2} tokens: {prompt!r}", stacklevel=4)
-        if self._language and (message := unknown_prompt_message(prompt, self._language)):
+        if self.language and (message := unknown_prompt_message(prompt, self.language)):
             warnings.warn(message, stacklevel=4)
         tokens = tokenizer(
             prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
@@ -166,7 +238,18 @@ class InstructPix2Pix:
         output: Any = self._text_encoder(tokens["input_ids"], attention_mask=mask)
         return output[0]
 
-    def _tile(self, side: int) -> None:
-        self._vae.use_tiling = side > self.tile_above
-        self._vae.tile_sample_min_size = self.native_size
-        self._vae.tile_latent_min_size = self.native_size // self.downscale
+    def _encode(self, centred: Tensor) -> Tensor:
+        encoded: Any = self._vae.encode(centred)
+        return encoded.latents if self._tiny_vae else encoded.latent_dist.mode()
+
+    def _decode(self, unscaled: Tensor) -> Tensor:
+        return self._vae.decode(unscaled).sample
+
+    def _in_tiles(
+        self, function: Callable[[Tensor], Tensor], x: Tensor, pixel: int, scale: Fraction | int
+    ) -> Tensor:
+        """function(x), of large images one tile of one image at a time. pixel: pixels in a column of x."""
+        if max(x.shape[-2:]) * pixel <= self.tile_above:
+            return function(x)
+        tile, overlap = self.tile_size // pixel, self.tile_overlap // pixel
+        return in_chunks(partial(in_tiles, function, tile=tile, overlap=overlap, scale=scale), 1, x)

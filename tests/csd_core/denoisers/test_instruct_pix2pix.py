@@ -1,9 +1,11 @@
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import skimage.data
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from csd_core.denoisers.batching import predict_noise
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import UserError
 from csd_core.guidance import instruct_pix2pix
+from csd_core.tiles import WRAP, wrapped
 from tests.conftest import DOWNSCALE, NATIVE_SIZE, TEXT_TOKENS
 
 PIPELINE_ERROR = 1e-3
@@ -182,20 +185,26 @@ def test_weights_stored_in_half_precision_are_loaded_as_asked(copy: Path) -> Non
     assert load(copy)._text_encoder.dtype == torch.float32
 
 
-def test_large_images_pass_the_vae_in_tiles(tiny_epsilon: Path) -> None:
-    model = load(tiny_epsilon)
-    image, large = images(1, 2 * NATIVE_SIZE, 2 * NATIVE_SIZE), images(1, 64, 3 * NATIVE_SIZE)
-    model.encode(image)
-    assert not model._vae.use_tiling
-    latents = model.encode(large)
-    assert model._vae.use_tiling
-    assert latents.shape == (1, 4, 16, 24)
-    assert model.decode(latents).shape == large.shape
-    model.decode(model.encode(image))
-    assert not model._vae.use_tiling
+class Seen:
+    """Shapes of what the VAE's two networks were given."""
+
+    def __init__(self, model: InstructPix2Pix) -> None:
+        self.encoder: list[tuple[int, ...]] = []
+        self.decoder: list[tuple[int, ...]] = []
+        for network, shapes in ((model._vae.encoder, self.encoder), (model._vae.decoder, self.decoder)):
+            network.register_forward_pre_hook(lambda _, args, shapes=shapes: shapes.append(args[0].shape))
 
 
-def test_a_tiny_vae_is_read_scaled_and_tiled(copy: Path) -> None:
+@pytest.fixture(params=["AutoencoderKL", "AutoencoderTiny"])
+def any_vae(request: pytest.FixtureRequest, copy: Path) -> Path:
+    """A model folder, once with each kind of VAE."""
+    if request.param == "AutoencoderTiny":
+        save_tiny_vae(copy)
+    return copy
+
+
+def save_tiny_vae(folder: Path) -> Any:
+    """Put an untrained AutoencoderTiny in place of a model's VAE."""
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
     channels: Any = (8,) * 3  # diffusers annotates tuples as having one element
@@ -207,17 +216,111 @@ def test_a_tiny_vae_is_read_scaled_and_tiled(copy: Path) -> None:
         num_decoder_blocks=cast(Any, (1, 1, 0)),
         scaling_factor=0.5,
     )
-    vae.save_pretrained(copy / "vae")
-    model, image = load(copy), images(1, 64, 3 * NATIVE_SIZE)
+    vae.save_pretrained(folder / "vae")
+    return vae
+
+
+def test_large_images_pass_the_vae_one_tile_of_one_image_at_a_time(any_vae: Path) -> None:
+    model, large = load(any_vae), images(2, 36, 3 * NATIVE_SIZE)
+    seen = Seen(model)
+    latents = model.encode(large)
+    assert latents.shape == (2, 4, 9, 24)
+    assert model.decode(latents).shape == large.shape
+    # tiles of 48 pixels begin at 0, 24 and 48, in each of two images
+    assert seen.encoder == [(1, 3, 36, 48)] * 6
+    assert seen.decoder == [(1, 4, 9, 12)] * 6
+
+
+def test_images_up_to_a_limit_pass_the_vae_whole(any_vae: Path) -> None:
+    model, image = load(any_vae), images(2, 2 * NATIVE_SIZE, 60)
+    seen = Seen(model)
+    latents = model.encode(image)
+    model.decode(latents)
+    assert (seen.encoder, seen.decoder) == ([(2, 3, 64, 60)], [(2, 4, 16, 15)])
+    model.tile_above -= 1
+    model.decode(model.encode(image))
+    assert len(seen.encoder) == len(seen.decoder) == 1 + 2 * 4
+
+
+def test_an_odd_size_of_tile_is_rounded_down(any_vae: Path) -> None:
+    model = load(any_vae)
+    model.tile_above, model.tile_size, model.tile_overlap = 32, 27, 9
+    seen = Seen(model)
+    latents = model.encode(images(1, 40, 40))
+    assert model.decode(latents).shape == (1, 3, 40, 40)
+    assert {shape[-2:] for shape in seen.encoder} == {(24, 24)}
+    assert {shape[-2:] for shape in seen.decoder} == {(6, 6)}
+
+
+def test_tiling_of_diffusers_is_switched_off(tiny_epsilon: Path) -> None:
+    parts = loading.load_components(tiny_epsilon, torch_dtype=torch.float32, device=torch.device("cpu"))
+    parts["vae"].enable_tiling()
+    assert not InstructPix2Pix(**parts)._vae.use_tiling
+
+
+def test_a_tiny_vae_is_read_and_scaled(copy: Path) -> None:
+    vae = save_tiny_vae(copy)
+    model, image = load(copy), images(1, NATIVE_SIZE, NATIVE_SIZE)
     latents = model.encode_condition(image)
     with torch.no_grad():
-        whole = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
         torch.testing.assert_close(latents, vae.encode(image * 2 - 1).latents)
+        whole = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(model.encode(image), 0.5 * latents)
-    tiled = model.decode(0.5 * latents)
-    assert model._vae.use_tiling
-    torch.testing.assert_close(tiled, whole, rtol=0, atol=0.02)  # an untrained decoder is nearly constant
+    torch.testing.assert_close(model.decode(0.5 * latents), whole)
     assert whole.std() > 1e-3
+
+
+# The small editor that ships: a trained VAE on photographs
+
+
+@pytest.fixture(scope="module")
+def mini() -> InstructPix2Pix:
+    return InstructPix2Pix.from_pretrained("mini")
+
+
+@pytest.fixture(params=["astronaut", "coffee"])
+def photograph(request: pytest.FixtureRequest) -> Tensor:
+    """(1, 3, 200, 480) in [0, 1]; the files are part of scikit-image."""
+    pixels = torch.from_numpy(getattr(skimage.data, request.param)())[100:300, :480]
+    return pixels.permute(2, 0, 1)[None] / 255
+
+
+def test_tiles_of_a_photograph_show_no_seams(
+    mini: InstructPix2Pix, photograph: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Seen(mini)
+    latents = mini.encode(photograph)
+    tiled = mini.decode(latents)
+    assert (len(seen.encoder), len(seen.decoder)) == (8, 8)
+    monkeypatch.setattr(mini, "tile_above", 480)
+    torch.testing.assert_close(latents, mini.encode(photograph), rtol=0, atol=1e-5)
+    whole = mini.decode(latents)
+    assert (len(seen.encoder), len(seen.decoder)) == (9, 9)
+    assert (tiled - whole).abs().mean() < 1e-4 / 255
+    assert (tiled - whole).abs().max() < 0.01 / 255
+    # a step from column to column is a seam, if it is larger than the image's own
+    step, own = (image.diff(dim=-1).abs().mean(dim=(0, 1, 2)) for image in (tiled, whole))
+    assert (step - own).max() < 1e-3 / 255
+
+
+@pytest.mark.parametrize(("tile_above", "error"), [(999, 1e-5), (256, 0.01 / 255)])
+def test_rolling_a_photograph_around_the_ends_rolls_latents_and_image(
+    mini: InstructPix2Pix, photograph: Tensor, tile_above: int, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mini, "tile_above", tile_above)
+    factor, image = mini.downscale, photograph[..., :64, :240]
+
+    def encode(x: Tensor) -> Tensor:
+        return wrapped(mini.encode, x, pad=WRAP * factor, scale=Fraction(1, factor))
+
+    def decode(x: Tensor) -> Tensor:
+        return wrapped(mini.decode, x, pad=WRAP, scale=factor)
+
+    latents, shown = encode(image), decode(encode(image))
+    for columns in (1, 17, 40):
+        rolled = encode(image.roll(columns * factor, -1))
+        torch.testing.assert_close(rolled, latents.roll(columns, -1), rtol=0, atol=1e-5)
+        torch.testing.assert_close(decode(rolled), shown.roll(columns * factor, -1), rtol=0, atol=error)
 
 
 def test_mini_is_the_folder_in_the_package(
