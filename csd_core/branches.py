@@ -100,9 +100,10 @@ def predict(
     Returns:
         (B, C, h, w) float32 for each side that has a branch.
     """
-    picked = [
+    weighing = (
         (branch, [row for row, p in enumerate(particles) if branch.weights[p] != 0]) for branch in branches
-    ]
+    )
+    picked = [(branch, rows) for branch, rows in weighing if rows]
     x_t, texts, images = [], [], []
     for branch, rows in picked:
         x_t.append(_rows(noisy[branch.side], rows))

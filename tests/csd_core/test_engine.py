@@ -147,6 +147,12 @@ def test_a_prompt_is_not_evaluated_for_particles_it_does_not_concern() -> None:
     assert exact.evaluations == (3 + 2) + 4  # target by prompt, baseline
 
 
+def test_a_prompt_that_concerns_nobody_in_a_batch_is_not_evaluated() -> None:
+    exact, config = editor(), replace(PLAIN, num_steps=2, batch_size=1)
+    run(exact, config, sources(2), {"left": [1, 0], "right": [0, 1]})
+    assert exact.evaluations == 2 * 2
+
+
 def test_several_prompts_with_equal_meaning_are_one() -> None:
     source, config = sources(4), replace(PLAIN, num_steps=5)
     together = run(editor(), config, source, {"left": [1, 0.25, 0, 0.5], "right": [0, 0.75, 1, 0.5]})

@@ -1,0 +1,293 @@
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from csd_core.baselines import METHODS, SamplingConfig, ip2p_overlap, ip2p_patch, ip2p_resize, num_calls
+from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.errors import UserError
+from csd_core.images import resize
+from csd_core.schedule import step_generator
+from tests.conftest import DOWNSCALE, NATIVE_SIZE
+
+PIPELINE_ERROR = 1e-3
+"""Largest difference to diffusers' images, in [0, 1]."""
+SPLIT_ERROR = 1e-4
+CONFIG = SamplingConfig(num_inference_steps=3, negative_prompt="dull", seed=5)
+PROMPT = "red"
+SIDE = NATIVE_SIZE // DOWNSCALE
+STRIDE = 4  # latent pixels, half a window
+ALL = {**METHODS, "ip2p-overlap": partial(ip2p_overlap, stride=STRIDE)}
+
+each_method = pytest.mark.parametrize("method", ALL.values(), ids=ALL)
+each_scheduler = pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerAncestralDiscreteScheduler"])
+
+
+def load(folder: Path, scheduler: str = "DDIMScheduler", **options: Any) -> InstructPix2Pix:
+    """The model, with its noise schedule in the hands of another scheduler of diffusers."""
+    import diffusers
+
+    parts = InstructPix2Pix.from_pretrained(str(folder), **options).pipeline().components
+    parts["scheduler"] = getattr(diffusers, scheduler).from_config(parts["scheduler"].config)
+    return InstructPix2Pix(
+        **{name: parts[name] for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
+    )
+
+
+def picture(height: int = NATIVE_SIZE, width: int = NATIVE_SIZE) -> Tensor:
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def by_hand(model: InstructPix2Pix, image: Tensor, config: SamplingConfig, noise: int = 0) -> Tensor:
+    """Diffusers' pipeline as it comes, with the noise of window number `noise`."""
+    pipeline: Any = model.pipeline()
+    return pipeline(
+        prompt=PROMPT,
+        negative_prompt=config.negative_prompt,
+        image=image,
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
+        image_guidance_scale=config.image_guidance_scale,
+        generator=step_generator(config.seed, noise),
+        output_type="pt",
+    ).images
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    assert one.shape == other.shape
+    return (one - other).abs().max().item()
+
+
+# Against diffusers' pipeline as it comes
+
+
+@each_scheduler
+@each_method
+def test_one_window_is_what_diffusers_makes_of_it(
+    tiny_model: Path, method: Callable[..., Tensor], scheduler: str
+) -> None:
+    model, image = load(tiny_model, scheduler), picture()
+    edited = method(model, image, PROMPT, CONFIG)
+    assert difference(edited, by_hand(model, image, CONFIG)) < PIPELINE_ERROR
+    assert difference(edited, image) > 0.05
+
+
+@each_method
+def test_without_guidance_it_is_what_diffusers_makes_of_it(
+    tiny_epsilon: Path, method: Callable[..., Tensor]
+) -> None:
+    model, image, config = load(tiny_epsilon), picture(), replace(CONFIG, guidance_scale=1.0)
+    assert difference(method(model, image, PROMPT, config), by_hand(model, image, config)) < PIPELINE_ERROR
+
+
+def test_resize_edits_the_squeezed_image(tiny_model: Path) -> None:
+    model, image = load(tiny_model), picture(45, 70)
+    squeezed = by_hand(model, resize(image, (NATIVE_SIZE, NATIVE_SIZE)), CONFIG)
+    assert difference(ip2p_resize(model, image, PROMPT, CONFIG), resize(squeezed, (45, 70))) < PIPELINE_ERROR
+
+
+@each_scheduler
+def test_patch_edits_each_window_by_itself(tiny_model: Path, scheduler: str) -> None:
+    model, image = load(tiny_model, scheduler), picture(NATIVE_SIZE + 3, 2 * NATIVE_SIZE + 5)
+    expected = torch.full_like(image, torch.nan)
+    corners = [(top, left) for top in (0, 3) for left in (0, NATIVE_SIZE, NATIVE_SIZE + 5)]
+    for k, (top, left) in enumerate(corners):
+        here = (..., slice(top, top + NATIVE_SIZE), slice(left, left + NATIVE_SIZE))
+        expected[here] = by_hand(model, image[here], CONFIG, noise=k)
+    assert difference(ip2p_patch(model, image, PROMPT, CONFIG), expected) < PIPELINE_ERROR
+
+
+# Overlapping windows, against a loop of plain Python
+
+
+def averaged(model: InstructPix2Pix, image: Tensor, config: SamplingConfig, corners: list[Any]) -> Tensor:
+    """Denoise a canvas; a latent pixel takes the mean of the guided predictions of the windows over it."""
+    side = model.native_size // model.downscale
+    scheduler: Any = model.pipeline().scheduler
+    unet: Any = model.pipeline().unet
+    scheduler.set_timesteps(config.num_inference_steps)
+    said, unsaid = model.embed([PROMPT]), model.embed([config.negative_prompt])
+    condition = model.encode_condition(image)
+    generator = step_generator(config.seed, 0)
+    x = torch.randn(condition.shape, generator=generator) * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        guided: list[tuple[int, int, Tensor]] = []
+        for top, left in corners:
+            here = (..., slice(top, top + side), slice(left, left + side))
+            x_t, shown = scheduler.scale_model_input(x, t)[here], condition[here]
+            blank = torch.zeros_like(shown)
+            e_u, e_i, e_it = (
+                unet(torch.cat([x_t, seen], dim=1), t, encoder_hidden_states=text).sample
+                for seen, text in ((blank, unsaid), (shown, unsaid), (shown, said))
+            )
+            change = config.image_guidance_scale * (e_i - e_u) + config.guidance_scale * (e_it - e_i)
+            guided.append((top, left, e_u + change))
+        mean = torch.empty_like(x)
+        for row in range(x.shape[-2]):
+            for column in range(x.shape[-1]):
+                over = [
+                    prediction[..., row - top, column - left]
+                    for top, left, prediction in guided
+                    if 0 <= row - top < side and 0 <= column - left < side
+                ]
+                mean[..., row, column] = sum(over) / len(over)
+        options = {"generator": generator} if "Ancestral" in type(scheduler).__name__ else {}
+        x = scheduler.step(mean, t, x, **options).prev_sample
+    return model.decode(x)
+
+
+@each_scheduler
+@torch.no_grad()
+def test_overlap_averages_in_every_step(tiny_model: Path, scheduler: str) -> None:
+    model = load(tiny_model, scheduler)
+    image = picture(NATIVE_SIZE + 2 * DOWNSCALE, NATIVE_SIZE + 6 * DOWNSCALE)
+    corners = [(top, left) for top in (0, 2) for left in (0, 4, 6)]
+    expected = averaged(model, image, CONFIG, corners)
+    assert difference(ip2p_overlap(model, image, PROMPT, CONFIG, stride=STRIDE), expected) < PIPELINE_ERROR
+
+
+def test_overlap_pads_and_crops(tiny_epsilon: Path) -> None:
+    model, image = load(tiny_epsilon), picture(NATIVE_SIZE - 1, 2 * NATIVE_SIZE - 3)
+    mirrored = torch.cat([image, image[..., -2:-1, :]], dim=-2)
+    mirrored = torch.cat([mirrored, mirrored[..., -4:-1].flip(-1)], dim=-1)
+    whole = ip2p_overlap(model, mirrored, PROMPT, CONFIG, stride=STRIDE)
+    edited = ip2p_overlap(model, image, PROMPT, CONFIG, stride=STRIDE)
+    assert torch.equal(edited, whole[..., :-1, :-3])
+
+
+@each_method
+def test_no_large_image_passes_the_vae_untiled(
+    tiny_epsilon: Path, method: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny_epsilon)
+    vae = model.pipeline().vae
+    sides: list[int] = []
+    encoder, decoder = vae.encoder.register_forward_pre_hook, vae.decoder.register_forward_pre_hook
+    encoder(lambda _, args: sides.append(max(args[0].shape[-2:])))
+    decoder(lambda _, args: sides.append(max(args[0].shape[-2:]) * DOWNSCALE))
+    method(model, picture(NATIVE_SIZE, 5 * NATIVE_SIZE), PROMPT, replace(CONFIG, num_inference_steps=1))
+    assert sides
+    assert max(sides) <= model.tile_above < 5 * NATIVE_SIZE
+
+
+# What a result depends on, and what it costs
+
+
+@each_method
+def test_the_result_depends_on_the_seed_alone(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
+    model, image = load(tiny_epsilon, "EulerAncestralDiscreteScheduler"), picture(34, 50)
+    first = method(model, image, PROMPT, CONFIG)
+    before = torch.manual_seed(7).get_state()
+    again = method(model, image, PROMPT, CONFIG)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(again, first)
+    assert difference(method(model, image, PROMPT, replace(CONFIG, seed=6)), first) > 0.01
+
+
+@each_method
+def test_the_result_does_not_depend_on_the_batch(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
+    model, image = load(tiny_epsilon, "EulerAncestralDiscreteScheduler"), picture(34, 50)
+    whole = method(model, image, PROMPT, replace(CONFIG, max_batch=100))
+    parts = method(model, image, PROMPT, replace(CONFIG, max_batch=5))
+    assert difference(parts, whole) < SPLIT_ERROR
+
+
+@pytest.mark.parametrize(("method", "windows"), [("ip2p-resize", 1), ("ip2p-patch", 6), ("ip2p-overlap", 10)])
+def test_evaluations_and_calls(tiny_epsilon: Path, method: str, windows: int) -> None:
+    model, image = load(tiny_epsilon), picture(NATIVE_SIZE + DOWNSCALE, 3 * NATIVE_SIZE - 2 * DOWNSCALE)
+    batches: list[int] = []
+    steps: list[int] = []
+    model.pipeline().unet.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    with model.count_evaluations() as counted:
+        ALL[method](model, image, PROMPT, replace(CONFIG, max_batch=4), callback=steps.append)
+    assert counted.count == CONFIG.num_inference_steps * windows * 3
+    assert max(batches) <= 4
+    assert len(batches) == CONFIG.num_inference_steps * -(-windows * 3 // 4)
+    assert steps == [0, 1, 2]
+    assert num_calls(model, CONFIG) == 3
+
+
+def test_number_of_calls_where_a_step_is_evaluated_twice(tiny_epsilon: Path) -> None:
+    model, steps = load(tiny_epsilon, "HeunDiscreteScheduler"), []
+    ip2p_resize(model, picture(), PROMPT, CONFIG, callback=steps.append)
+    assert len(steps) == num_calls(model, CONFIG) == 2 * CONFIG.num_inference_steps - 1
+
+
+@each_method
+def test_half_precision_is_the_networks_alone(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
+    image = picture(34, 50)
+    exact = method(load(tiny_epsilon), image, PROMPT, CONFIG)
+    for text_dtype in (torch.bfloat16, torch.float32):
+        model = load(tiny_epsilon, torch_dtype=torch.bfloat16)
+        model.pipeline().text_encoder.to(text_dtype)
+        rounded = method(model, image, PROMPT, CONFIG)
+        assert rounded.dtype == torch.float32
+        assert difference(rounded, exact) < 0.1
+
+
+@torch.no_grad()
+def test_latents_of_eight_channels() -> None:
+    # diffusers takes them for an image, whose sides it makes multiples of eight
+    model = InstructPix2Pix.from_pretrained("mini")
+    assert model.latent_channels == 8
+    image, config = picture(model.native_size, model.native_size + model.downscale), SamplingConfig(1)
+    expected = averaged(model, image, config, [(0, 0), (0, 1)])
+    assert difference(ip2p_overlap(model, image, PROMPT, config, stride=1), expected) < PIPELINE_ERROR
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps: expected at least 1, got 0"),
+        ({"max_batch": 0}, "max_batch"),
+        ({"guidance_scale": 0.5}, "guidance_scale"),
+        ({"guidance_scale": float("nan")}, "guidance_scale"),
+        ({"image_guidance_scale": 0.9}, "image_guidance_scale"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(CONFIG, **settings).check()
+
+
+@each_method
+def test_bad_settings_are_reported(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
+    model = load(tiny_epsilon)
+    with pytest.raises(UserError, match="max_batch: expected at least 1, got 0"):
+        method(model, picture(), PROMPT, replace(CONFIG, max_batch=0))
+    with pytest.raises(UserError, match="num_inference_steps: expected fewer than the model's 1000"):
+        method(model, picture(), PROMPT, replace(CONFIG, num_inference_steps=1000))
+    with pytest.raises(UserError, match="num_inference_steps"):  # a progress bar may ask first
+        num_calls(model, replace(CONFIG, num_inference_steps=0))
+
+
+@each_method
+def test_bad_images_and_prompts(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
+    model = load(tiny_epsilon)
+    for image in (picture()[0], picture().repeat(2, 1, 1, 1), picture()[:, :1]):
+        with pytest.raises(UserError, match="image: expected one image"):
+            method(model, image, PROMPT, CONFIG)
+    with pytest.raises(UserError, match="prompt: expected an instruction"):
+        method(model, picture(), "  ", CONFIG)
+
+
+@pytest.mark.parametrize("size", [(NATIVE_SIZE - DOWNSCALE, 50), (50, NATIVE_SIZE - DOWNSCALE)])
+@pytest.mark.parametrize("method", ["ip2p-patch", "ip2p-overlap"])
+def test_images_smaller_than_a_window(tiny_epsilon: Path, method: str, size: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match=r"no side shorter than 32 pixels.*enlarge"):
+        ALL[method](load(tiny_epsilon), picture(*size), PROMPT, CONFIG)
+
+
+@pytest.mark.parametrize("stride", [0, SIDE + 1])
+def test_strides_that_leave_gaps(tiny_epsilon: Path, stride: int) -> None:
+    with pytest.raises(UserError, match="stride: expected 1 to 8"):
+        ip2p_overlap(load(tiny_epsilon), picture(), PROMPT, CONFIG, stride=stride)
