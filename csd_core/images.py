@@ -1,5 +1,6 @@
 """Sizes of images: from any size to one that an editor likes, and back. Images are (3, H, W) in [0, 1]."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,3 +32,11 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     # a mirror is at most one pixel shorter than the image; smaller images repeat their last row or column
     mode = "reflect" if bottom < height and right < width else "replicate"
     return F.pad(images, (0, right, 0, bottom), mode=mode) if bottom or right else images
+
+
+def blend(source: Tensor, edited: Tensor, mask: Tensor | None) -> Tensor:
+    """edited where the mask is 1, exactly source where it is 0, in between a mixture.
+
+    source, edited: (n, 3, H, W); mask: (H, W) in [0, 1], or None for 1 everywhere.
+    """
+    return edited if mask is None else torch.lerp(source, edited, mask.expand_as(source))

@@ -9,6 +9,7 @@ step is lifted by as much: every pixel has the same expected total step. Everyth
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -58,8 +59,9 @@ def expected_updates(covering: Tensor, num_particles: int, batch_size: int) -> T
     """
     table = torch.zeros(int(covering.max()) + 1)
     for c in range(1, len(table)):
-        for size in split_sizes(num_particles, batch_size):
-            table[c] += 1 - math.comb(num_particles - c, size) / math.comb(num_particles, size)
+        for size, batches in Counter(split_sizes(num_particles, batch_size)).items():
+            missed = math.comb(num_particles - c, size) / math.comb(num_particles, size)
+            table[c] += batches * (1 - missed)
     return table[covering]
 
 
@@ -73,8 +75,8 @@ class Windows:
         batch_size: particles drawn in a step, which decides how often a pixel moves.
         wrap: left and right are neighbours.
         origin: wrap: the column where the first window begins.
-        moves: (height, width) in [0, 1], by how much each pixel may move; default all fully. Windows in which
-            nothing moves are left out.
+        moves: (height, width) in [0, 1], by how much each pixel may move; default all fully.
+        needed: (height, width); windows in which it is 0 are left out. Default: none is.
         lift_borders: every pixel has the same expected total step. Off: as in the published code.
 
     Raises:
@@ -92,14 +94,15 @@ class Windows:
         wrap: bool = False,
         origin: int = 0,
         moves: Tensor | None = None,
+        needed: Tensor | None = None,
         lift_borders: bool = True,
     ) -> None:
         self.height, self.width, self.window = height, width, window
         rows = axis_starts(height, window, stride)
         columns = ring_starts(width, window, stride, origin) if wrap else axis_starts(width, window, stride)
         self.corners = [(top, left) for top in rows for left in columns]
-        if moves is not None:
-            self.corners = [corner for corner in self.corners if self._any(moves, corner)]
+        if needed is not None:
+            self.corners = [corner for corner in self.corners if self._any(needed, corner)]
         expect(len(self.corners) > 0, "mask", "something that may change", "nothing")
         covering = torch.zeros(height, width, dtype=torch.long)
         for corner in self.corners:
@@ -110,8 +113,8 @@ class Windows:
         """In how many steps of a round (each window once) a pixel in the middle moves, in the mean."""
         self.steps_per_round = len(split_sizes(self.num_particles, batch_size))
         """Steps until every window was drawn once."""
-        lift = torch.where(covering > 0, drawn.max() / drawn.clamp(min=1e-9), 0.0)
-        self._weight = lift if lift_borders else (covering > 0).float()
+        lift = self.updates_per_round / drawn.clamp(min=1e-9) if lift_borders else 1.0
+        self._weight = torch.where(covering > 0, lift, 0.0)
         if moves is not None:
             self._weight = self._weight * moves.cpu()
         self._count = torch.zeros(height, width)
@@ -153,8 +156,8 @@ class Windows:
         self._weight, self._count = self._weight.to(canvas.device), self._count.to(canvas.device)
         return self._weight, self._count
 
-    def _any(self, moves: Tensor, corner: tuple[int, int]) -> bool:
-        return any(bool(moves[here].any()) for here, _ in self._pieces(corner))
+    def _any(self, needed: Tensor, corner: tuple[int, int]) -> bool:
+        return any(bool(needed[here].any()) for here, _ in self._pieces(corner))
 
     def _pieces(self, corner: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
         """Slices of the canvas, and of the window: one pair, or two where the window crosses the wrap."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from csd_core.images import editor_size, fit_to_editor, pad_to_multiple, resize
+from csd_core.images import blend, editor_size, fit_to_editor, pad_to_multiple, resize
 
 
 def ramp(height: int, width: int) -> torch.Tensor:
@@ -60,3 +60,14 @@ def test_padding_of_an_image_smaller_than_its_mirror_repeats() -> None:
         1,
         1,
     ]
+
+
+def test_a_blend_keeps_the_source_to_the_bit_where_the_mask_is_zero() -> None:
+    source, edited = ramp(6, 8)[None], 1 - ramp(6, 8)[None]
+    mask = torch.zeros(6, 8)
+    mask[1:3], mask[3:] = 0.25, 1
+    mixed = blend(source, edited, mask)
+    assert torch.equal(mixed[:, :, 0], source[:, :, 0])
+    assert torch.equal(mixed[:, :, 3:], edited[:, :, 3:])
+    torch.testing.assert_close(mixed[:, :, 1:3], (0.75 * source + 0.25 * edited)[:, :, 1:3])
+    assert blend(source, edited, None) is edited
