@@ -16,6 +16,8 @@ _HOME = {
     "edit_images": "engine",
     "edit_latents": "engine",
     "InstructPix2Pix": "denoisers.instruct_pix2pix",
+    "PanoramaEditor": "editors",
+    "Region": "regions",
 }
 
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

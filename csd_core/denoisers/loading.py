@@ -4,6 +4,8 @@ The order matters: small config files first, weights last, so that bad input is 
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,14 +154,15 @@ def load_components(
 
     def load(kind: Any, component: str, **dtype: torch.dtype) -> Any:
         try:
-            model, info = kind.from_pretrained(
-                str(folder / component),
-                use_safetensors=True,
-                variant=variant,
-                local_files_only=True,
-                output_loading_info=True,
-                **dtype,
-            )
+            with _without_progress_bars():
+                model, info = kind.from_pretrained(
+                    str(folder / component),
+                    use_safetensors=True,
+                    variant=variant,
+                    local_files_only=True,
+                    output_loading_info=True,
+                    **dtype,
+                )
         except Exception as error:  # the libraries raise many kinds for one fact: the files are damaged
             raise UserError(f"{folder}: cannot read {component}: {_first_line(error)}") from error
         if info["missing_keys"]:
@@ -180,6 +183,20 @@ def load_components(
         "scheduler": _load_scheduler(folder),
         "language": read_language(folder),
     }
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Local files are read in a moment: transformers' bars would only come between our lines."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _load_scheduler(folder: Path) -> Any:

@@ -1,0 +1,129 @@
+"""The options that all editing commands share, and what follows from them."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from csd_core.errors import expect
+from csd_core.io.files import check_output
+from csd_core.io.images import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+
+
+@dataclass(kw_only=True)
+class EditOptions:
+    """Options of an edit. What is left open is set to what suits the model."""
+
+    output: Path
+    """File to write. A file of this name is replaced when the edit is done, not before."""
+    prompt: str = ""
+    """The instruction, such as "make it snowy"."""
+    model: str = "timbrooks/instruct-pix2pix"
+    """Hub id, diffusers folder, or mini: the small editor that ships with this package."""
+    negative_prompt: str = ""
+    """What the result should not be."""
+    guidance_scale: float | None = None
+    """How strongly the instruction is followed. Default: 7.5; mini 1.5."""
+    image_guidance_scale: float | None = None
+    """How closely the source is kept. Default: 1.5; mini 1.2."""
+    batch_size: int | None = None
+    """Particles that exchange gradients in one step. More agree more, cost more, and dilute the edit."""
+    learning_rate: float | None = None
+    """Step size at the start. Higher edits more and undoes agreement."""
+    t_range: tuple[float, float] | None = None
+    """Share of the noise schedule that timesteps are drawn from, 0 is clean, 1 is noise. Default: 0.2 0.5."""
+    seed: int = 0
+    """Seed of noise, timesteps and batches. The same seed gives the same result."""
+    mask: Path | None = None
+    """Grey image of the input's size: black stays exactly as it is, white is edited, grey is in between."""
+    preview_every: int = 0
+    """Steps between two previews beside the output. 0: none."""
+    max_batch: int = 16
+    """Evaluations of the model at a time. Sets the memory; the result stays the same."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """Precision of the model. Default: float16 on CUDA, float32 elsewhere."""
+    device: str | None = None
+    """cpu, cuda, cuda:1. Default: CUDA where there is one."""
+    local_files_only: bool = False
+    """Never touch the network."""
+    max_pixels: int = MAX_PIXELS
+    """Larger inputs are refused: they may be decompression bombs."""
+    dry_run: bool = False
+    """Say what the edit would take, in windows, evaluations, time and memory, and write nothing."""
+    resume: bool = False
+    """Go on where an edit of the same settings was stopped or killed; the result is the same."""
+    verbose: bool = False
+    """Show the traceback of an error."""
+
+    def check(self, *sources: Path) -> None:
+        """Raise a UserError for what can be seen without reading anything large.
+
+        sources: the files that are read; none of them may be written.
+        """
+        expect(self.seed >= 0, "seed", "0 or more", self.seed)
+        expect(self.preview_every >= 0, "preview_every", "0 or more steps", self.preview_every)
+        for name in ("max_batch", "max_pixels"):
+            expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        preview = [beside(self.output, "preview")] if self.preview_every else []
+        for source in sources:
+            for written in (self.output, beside(self.output, ".json"), *preview):
+                check_output(written, source)
+
+    def edit_settings(self) -> dict[str, Any]:
+        """Those of EditConfig, None where left open."""
+        names = ("guidance_scale", "image_guidance_scale", "batch_size", "learning_rate", "t_range")
+        return {**{name: getattr(self, name) for name in names}, **self._always()}
+
+    def sampling_settings(self) -> dict[str, Any]:
+        """Those of SamplingConfig, None where left open."""
+        names = ("guidance_scale", "image_guidance_scale")
+        return {**{name: getattr(self, name) for name in names}, **self._always()}
+
+    def _always(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("negative_prompt", "max_batch", "seed")}
+
+    def load(self) -> "InstructPix2Pix":
+        """The model.
+
+        Raises:
+            UserError: it is unknown, out of reach or of another kind.
+        """
+        import torch
+
+        from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+        from csd_core.denoisers.loading import resolve_device
+
+        return InstructPix2Pix.from_pretrained(
+            self.model,
+            torch_dtype=getattr(torch, self.precision),
+            device=resolve_device(self.device),
+            local_files_only=self.local_files_only,
+        )
+
+    @property
+    def precision(self) -> str:
+        """The name of the type that the model computes in."""
+        from csd_core.denoisers.loading import resolve_device
+
+        return self.dtype or ("float16" if resolve_device(self.device).type == "cuda" else "float32")
+
+    def as_json(self) -> dict[str, Any]:
+        """All options as JSON values."""
+        return json.loads(json.dumps(asdict(self), default=str))
+
+    def identity(self) -> dict[str, Any]:
+        """The options that the result hangs on."""
+        incidental = {"output", "preview_every", "max_batch", "device", "local_files_only", "max_pixels"}
+        incidental |= {"dry_run", "resume", "verbose"}
+        decisive = {key: value for key, value in self.as_json().items() if key not in incidental}
+        return {**decisive, "dtype": self.precision}
+
+
+def beside(output: Path, ending: str) -> Path:
+    """A file next to the output: snow.png -> snow.png.json, or snow.preview.png."""
+    if ending.startswith("."):
+        return output.with_name(output.name + ending)
+    return output.with_name(f"{output.stem}.{ending}{output.suffix}")

@@ -1,0 +1,65 @@
+"""What an edit will take, before it starts: counted evaluations, and time and memory from two of them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from csd_core.branches import PromptWeights, edit_branches
+from csd_core.config import EditConfig
+from csd_core.denoisers.base import Denoiser
+from csd_core.engine import particles_of_step
+from csd_core.machine import PeakMemory
+from csd_core.schedule import step_generator
+
+TIMED = 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one evaluation at a full batch."""
+
+    seconds: float
+    """Per evaluation, the mean of two batches."""
+    peak_gib: float
+    """Memory held while evaluating: of the device, or on a CPU of the process."""
+
+
+def count_evaluations(config: EditConfig, prompts: PromptWeights, num_particles: int, first: int = 0) -> int:
+    """Evaluations of the network from step `first` to the end, as the engine will ask for them."""
+    branches = edit_branches(config, prompts, num_particles)
+    per_particle = [sum(branch.weights[p] != 0 for branch in branches) for p in range(num_particles)]
+    steps = range(first, config.num_steps)
+    return sum(per_particle[p] for step in steps for p in particles_of_step(config, num_particles, step))
+
+
+def measure_evaluation(denoiser: Denoiser, prompt: str, batch: int, also: Callable[[], object]) -> Cost:
+    """Time two batches of evaluations at the native size, after one to warm up.
+
+    Args:
+        denoiser: the model.
+        prompt: any.
+        batch: evaluations at a time.
+        also: called before the memory is read: whatever else the edit will hold at its peak.
+    """
+    side = denoiser.native_size // denoiser.downscale
+    shape = (batch, denoiser.latent_channels, side, side)
+    x = torch.randn(shape, generator=step_generator(0)).to(denoiser.device)
+    t = torch.full((batch,), denoiser.schedule.num_timesteps // 3, device=denoiser.device)
+    text = denoiser.embed([prompt]).expand(batch, -1, -1)
+
+    def evaluate() -> None:
+        with torch.no_grad():
+            denoiser.predict_noise(x, t, text, x)
+        if denoiser.device.type == "cuda":
+            torch.cuda.synchronize(denoiser.device)
+
+    with PeakMemory(denoiser.device) as memory:
+        evaluate()
+        begun = time.perf_counter()
+        for _ in range(TIMED):
+            evaluate()
+        seconds = (time.perf_counter() - begun) / (TIMED * batch)
+        also()
+    return Cost(seconds, memory.peak)

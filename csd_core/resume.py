@@ -1,0 +1,68 @@
+"""An unfinished edit on disk: its canvas, how far it is, and the settings it was begun with."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from csd_core.errors import UserError
+from csd_core.io.files import written_beside
+
+
+class Checkpoint:
+    """One safetensors file, replaced as a whole, so that a kill at any moment leaves a whole one.
+
+    Args:
+        path: the file.
+        settings: all that the result hangs on, as JSON values.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self._settings = json.loads(json.dumps(settings))  # as it will be read back: tuples are lists
+
+    def save(self, steps_done: int, canvas: Tensor) -> None:
+        """Keep the canvas after so many steps."""
+        from safetensors.torch import save_file
+
+        metadata = {"settings": json.dumps(self._settings), "steps_done": str(steps_done)}
+        with written_beside(self.path) as fresh:
+            save_file({"canvas": canvas.detach().contiguous().cpu()}, fresh, metadata)
+
+    def load(self) -> tuple[int, Tensor] | None:
+        """Steps done and canvas (on the CPU); None where there is no such file.
+
+        Raises:
+            UserError: the file is damaged, or was begun with other settings.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not self.path.is_file():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata()
+                steps_done, settings = int(metadata["steps_done"]), json.loads(metadata["settings"])
+                canvas = file.get_tensor("canvas")
+            if not isinstance(settings, dict):
+                raise TypeError("no settings")
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"resume: {self.path} is damaged ({error}); delete it to begin anew") from error
+        self._compare(settings)
+        return steps_done, canvas
+
+    def remove(self) -> None:
+        """Forget it."""
+        self.path.unlink(missing_ok=True)
+
+    def _compare(self, begun_with: Mapping[str, Any]) -> None:
+        keys = [*begun_with, *(key for key in self._settings if key not in begun_with)]
+        for key in keys:
+            before, now = begun_with.get(key), self._settings.get(key)
+            if before != now:
+                raise UserError(
+                    f"resume: {self.path} was begun with {key} {before!r}, not {now!r}; "
+                    "give the same settings, or leave out --resume"
+                )
