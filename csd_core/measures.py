@@ -4,6 +4,7 @@ Images are (..., 3, H, W) in [0, 1]; a mask (H, W) bool says which pixels count,
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +29,32 @@ def gradient_correlation(image: Tensor, target: Tensor, mask: Tensor | None = No
     pair = pair - pair.mean(dim=1, keepdim=True)
     variances = pair.square().sum(dim=1)
     return float((pair[0] * pair[1]).sum() / variances.prod().sqrt())
+
+
+def seam_score(image: Tensor, source: Tensor, rows: Sequence[int], columns: Sequence[int]) -> float:
+    """How visible the borders of windows are: 1 as in the source, more where they show. At least 0.
+
+    The mean step of luma across the borders over the mean step elsewhere, divided by the same of the source,
+    which may have edges of its own there.
+
+    Args:
+        image: (3, H, W).
+        source: (3, H, W).
+        rows: a border lies between row y - 1 and y, for each y; 0 and H do not count.
+        columns: likewise.
+    """
+    return _steps_across(image, rows, columns) / _steps_across(source, rows, columns)
+
+
+def _steps_across(image: Tensor, rows: Sequence[int], columns: Sequence[int]) -> float:
+    luma = (image * image.new_tensor(LUMA)[:, None, None]).sum(dim=0).double()
+    across, elsewhere = [], []
+    for steps, borders in ((luma.diff(dim=0), rows), (luma.diff(dim=1).T, columns)):
+        is_border = torch.zeros(len(steps), dtype=torch.bool)
+        is_border[[y - 1 for y in borders if 0 < y <= len(steps)]] = True
+        across.append(steps[is_border].abs().flatten())
+        elsewhere.append(steps[~is_border].abs().flatten())
+    return float(torch.cat(across).mean() / torch.cat(elsewhere).mean())
 
 
 def _differences(image: Tensor, mask: Tensor | None) -> Tensor:

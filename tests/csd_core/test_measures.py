@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from csd_core.measures import gradient_correlation, psnr
+from csd_core.measures import gradient_correlation, psnr, seam_score
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -52,3 +52,36 @@ def test_gradient_correlation_counts_differences_inside_the_mask_alone():
     b = torch.where(mask, a, noise(3, 8, 8, seed=1))
     assert gradient_correlation(a, b, mask) == pytest.approx(1)
     assert gradient_correlation(a, b) < 0.95
+
+
+def by_pixels(image: torch.Tensor, rows: list[int], columns: list[int]) -> float:
+    """Step across borders over step elsewhere, one pair of neighbours at a time."""
+    luma = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
+    height, width = luma.shape
+    across, elsewhere = [], []
+    for y in range(height):
+        for x in range(width):
+            if y:
+                (across if y in rows else elsewhere).append(abs(float(luma[y, x] - luma[y - 1, x])))
+            if x:
+                (across if x in columns else elsewhere).append(abs(float(luma[y, x] - luma[y, x - 1])))
+    return float(np.mean(across) / np.mean(elsewhere))
+
+
+def test_the_seam_score_is_a_ratio_of_mean_steps():
+    image, source = noise(3, 9, 12), noise(3, 9, 12, seed=1)
+    rows, columns = [3, 6], [4, 11]
+    expected = by_pixels(image, rows, columns) / by_pixels(source, rows, columns)
+    score = seam_score(
+        image, source, [0, *rows, 9], [*columns, 0, 12]
+    )  # the picture's own edges do not count
+    assert score == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_seam_score_is_one_without_seams_and_grows_with_them():
+    source = noise(3, 16, 16)
+    assert seam_score(source, source, [8], [8]) == 1
+    tiled = source.clone()
+    tiled[:, 8:] += 0.5
+    assert seam_score(tiled, source, [8], [8]) > 1.5
+    assert seam_score(tiled, source, [4], [4]) < 1
