@@ -6,6 +6,8 @@
 
 All three are timed in turn within every round, so that a machine that slows down slows all of them, and the
 median over rounds is taken. On CUDA the network computes in half precision, on a CPU in single.
+
+Then what panoramas cost: bench_panorama.py.
 """
 
 import json
@@ -25,6 +27,7 @@ from csd_core.cli.command import run_command
 from csd_core.csd import csd_edit_gradient
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.engine import EditConfig, edit_latents, particle_noise
+from csd_core.errors import expect
 from csd_core.guidance import instruct_pix2pix
 from csd_core.machine import PeakMemory, describe_machine
 from csd_core.schedule import step_generator
@@ -39,18 +42,26 @@ SPEEDUP_AT_LEAST = 1.3
 class BenchConfig:
     """What to measure."""
 
+    parts: Literal["both", "engine", "panorama"] = "both"
+    """A step of the engine; the edit of panoramas, always with the shipped editor; or both."""
     model: Literal["both", "mini", "sd15"] = "both"
-    """The shipped editor; a UNet of Stable Diffusion 1.5's size with random weights; or both."""
+    """Engine: the shipped editor; a UNet of Stable Diffusion 1.5's size with random weights; or both."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where. auto takes CUDA where there is one."""
     particles: int | None = None
-    """Particles that share a step. Default: 16, or 1 for sd15 on a CPU."""
+    """Engine: particles that share a step. Default: 16, or 1 for sd15 on a CPU."""
     max_batch: int = 16
     """Evaluations at a time, of engine and bare network alike."""
     steps: int | None = None
-    """Steps per round. Default: 4, on a CPU 1."""
+    """Engine: steps per round. Default: 4, on a CPU 1."""
     rounds: int | None = None
-    """Rounds, of which the median counts. Default: 5, or 1 for sd15 on a CPU."""
+    """Engine: rounds, of which the median counts. Default: 5, or 1 for sd15 on a CPU."""
+    sizes: tuple[str, ...] = ("1920x640", "3968x4352", "8192x4096")
+    """Panorama: width x height of each."""
+    compare_sizes: tuple[str, ...] = ("1920x640", "3968x4352")
+    """Panorama: sizes at which csd is set against ip2p-overlap."""
+    panorama_steps: int = 3
+    """Panorama: steps to time at each size, of which the median counts."""
     json: Path | None = None
     """Also write the figures here."""
 
@@ -125,7 +136,7 @@ def measure(workload: Workload, particles: int, max_batch: int, steps: int, roun
             with PeakMemory(denoiser.device) as memory:
                 start = time.perf_counter()
                 run()
-                _wait_for(denoiser.device)
+                wait_for(denoiser.device)
                 seconds[name].append((time.perf_counter() - start) / (steps * particles))
             peaks[name] = max(peaks[name], memory.peak)
     return BenchResult(
@@ -261,12 +272,22 @@ class _RandomText(InstructPix2Pix):
 
 
 def bench(config: BenchConfig) -> None:
-    """Measure the engine against the bare network and against the published scheme."""
+    """Measure the engine against bare network and published scheme, and what panoramas cost."""
     from csd_core.denoisers.loading import resolve_device
 
     device = resolve_device(None if config.device == "auto" else config.device)
     machine = describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    figures: dict[str, Any] = {"machine": machine}
+    figures["results"] = [] if config.parts == "panorama" else bench_engine(config, device)
+    figures["panorama"] = {} if config.parts == "engine" else bench_panorama(config, device)
+    if config.json:
+        config.json.parent.mkdir(parents=True, exist_ok=True)
+        config.json.write_text(json.dumps(figures, indent=1))
+
+
+def bench_engine(config: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
+    """Measure and print what a step costs; the figures of each model."""
     makers = {"mini": mini_workload, "sd15": stable_diffusion_workload}
     results = []
     for name, make in makers.items():
@@ -284,10 +305,38 @@ def bench(config: BenchConfig) -> None:
             )
         )
         print(format_result(results[-1]), flush=True)
-    if config.json:
-        figures = {"machine": machine, "results": [asdict(result) for result in results]}
-        config.json.parent.mkdir(parents=True, exist_ok=True)
-        config.json.write_text(json.dumps(figures, indent=1))
+    return [asdict(result) for result in results]
+
+
+def bench_panorama(config: BenchConfig, device: torch.device) -> dict[str, Any]:
+    """Measure and print what panoramas cost; the figures of each size and comparison."""
+    from csd_core import bench_panorama as panorama  # which imports this module
+    from csd_core.presets import PANORAMA_MINI
+
+    expect(config.panorama_steps >= 1, "panorama_steps", "at least 1", config.panorama_steps)
+    workload, batch = mini_workload(device), config.max_batch
+    least = workload.denoiser.native_size
+    sizes = [panorama.parse_size("sizes", text, least) for text in config.sizes]
+    compared = [panorama.parse_size("compare_sizes", text, least) for text in config.compare_sizes]
+    panorama.warm_up(workload, batch)
+    measured: dict[tuple[int, int], panorama.SizeResult] = {}
+    for size in dict.fromkeys([*sizes, *compared]):
+        print(f"measuring a panorama of {size[0]} x {size[1]} ...", file=sys.stderr, flush=True)
+        measured[size] = panorama.measure_size(workload, size, PANORAMA_MINI, config.panorama_steps, batch)
+        print(panorama.format_size(measured[size], workload, batch), flush=True)
+    comparisons = []
+    for size in compared:
+        print(f"measuring ip2p-overlap at {size[0]} x {size[1]} ...", file=sys.stderr, flush=True)
+        comparisons.append(panorama.compare(workload, size, PANORAMA_MINI, measured[size], batch))
+        print(panorama.format_comparison(comparisons[-1]), flush=True)
+    return {
+        "model": workload.name,
+        "device": device.type,
+        "dtype": str(workload.denoiser.dtype).removeprefix("torch."),
+        "max_batch": batch,
+        "sizes": [asdict(result) for result in measured.values()],
+        "comparisons": [asdict(result) for result in comparisons],
+    }
 
 
 def format_result(result: BenchResult) -> str:
@@ -322,7 +371,8 @@ def _move(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) ->
         network.to(dtype)
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

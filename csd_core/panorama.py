@@ -135,6 +135,7 @@ class Panorama:
         window = denoiser.native_size // denoiser.downscale
         stride = preset.stride if stride is None else stride
         expect(1 <= stride <= window, "stride", f"1 to {window} latent pixels, the side of a window", stride)
+        edit.check()
         size = (image.shape[-2], image.shape[-1])
         margin = (window - stride) * denoiser.downscale if borders == "margin" else 0
         self.frame = Frame.around(size, denoiser.native_size, denoiser.downscale, margin, wrap)
@@ -315,6 +316,8 @@ def brightest_column(image: Tensor, width: int) -> int:
 
     Counting windows from here makes an edit of a 360-degree image the same wherever the image begins.
     """
+    if image.shape[-1] == 1:
+        return 0
     luma = (image[0] * image.new_tensor(LUMA)[:, None, None]).sum(dim=0).mean(dim=0)
     crest = -torch.fft.rfft(luma.double())[1].angle() / (2 * torch.pi)
     return round(float(crest) * width) % width

@@ -78,14 +78,16 @@ def test_stable_diffusion_workload_has_the_size_it_claims():
 def test_command_prints_machine_targets_and_writes_json(monkeypatch, capsys, tmp_path, workload):
     monkeypatch.setattr(bench, "mini_workload", lambda device: workload)
     path = tmp_path / "new" / "bench.json"
-    monkeypatch.setattr(
-        "sys.argv", ["csd-bench", "--model", "mini", "--particles", "2", "--rounds", "1", "--json", str(path)]
-    )
+    options = ["--parts", "engine", "--model", "mini", "--particles", "2", "--rounds", "1"]
+    options += ["--sizes", "--compare-sizes"]
+    monkeypatch.setattr("sys.argv", ["csd-bench", *options, "--json", str(path)])
     assert bench.main() == 0
     printed = capsys.readouterr().out
     assert re.search(r"cores \d+", printed)
     assert "at most 1.1" in printed
-    result = json.loads(path.read_text())["results"][0]
+    figures = json.loads(path.read_text())
+    assert figures["panorama"] == {}
+    (result,) = figures["results"]
     assert f"{result['overhead']:.3f}" in printed
     assert f"{result['speedup']:.2f}" in printed
 

@@ -1,0 +1,137 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import tyro
+
+from csd_core.cli.options import EditOptions, beside
+from csd_core.cli.panorama import PanoramaOptions
+from csd_core.config import EditConfig
+from csd_core.errors import UserError
+
+OPEN = ("guidance_scale", "image_guidance_scale", "batch_size", "learning_rate", "t_range")
+
+
+def options(tmp_path: Path, **settings: Any) -> EditOptions:
+    return EditOptions(output=tmp_path / "out.png", **settings)
+
+
+def test_what_is_left_open_is_none_for_the_preset(tmp_path: Path) -> None:
+    settings = options(tmp_path).edit_settings()
+    assert all(settings[name] is None for name in OPEN)
+    assert options(tmp_path, t_range=(0.1, 0.3)).edit_settings()["t_range"] == (0.1, 0.3)
+
+
+def test_settings_are_those_of_the_configs(tmp_path: Path) -> None:
+    given = {"guidance_scale": 3.0, "image_guidance_scale": 1.2, "negative_prompt": "snow", "seed": 5}
+    edit = options(tmp_path, batch_size=2, learning_rate=0.5, max_batch=3, **given).edit_settings()
+    assert edit == {**given, "batch_size": 2, "learning_rate": 0.5, "max_batch": 3, "t_range": None}
+    assert set(edit) <= set(vars(EditConfig()))
+    sampling = options(tmp_path, **given).sampling_settings()
+    assert sampling == {**given, "max_batch": 16}
+
+
+def test_files_beside_the_output() -> None:
+    output = Path("folder/snow.v2.png")
+    assert beside(output, ".json") == Path("folder/snow.v2.png.json")
+    assert beside(output, "preview") == Path("folder/snow.v2.preview.png")
+    assert beside(output, "step-12") == Path("folder/snow.v2.step-12.png")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"preview_every": -1}, "preview_every"),
+        ({"max_batch": 0}, "max_batch"),
+        ({"max_pixels": 0}, "max_pixels"),
+    ],
+)
+def test_settings_out_of_range_are_named(tmp_path: Path, settings: dict[str, Any], name: str) -> None:
+    with pytest.raises(UserError, match=f"^{name}: expected .*, got ") as raised:
+        options(tmp_path, **settings).check(tmp_path / "in.png")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("source", ["out.png", "out.png.json", "out.preview.png"])
+def test_no_input_is_written_over(tmp_path: Path, source: str) -> None:
+    chosen = options(tmp_path, preview_every=1)
+    chosen.check(tmp_path / "in.png", tmp_path / "mask.png")
+    with pytest.raises(UserError, match="the input itself"):
+        chosen.check(tmp_path / "in.png", tmp_path / source)
+
+
+def test_without_previews_their_name_is_free(tmp_path: Path) -> None:
+    options(tmp_path).check(tmp_path / "out.preview.png")
+
+
+def test_all_options_are_json(tmp_path: Path) -> None:
+    said = options(tmp_path, mask=tmp_path / "m.png", t_range=(0.1, 0.2)).as_json()
+    assert set(said) == set(EditOptions.__dataclass_fields__)
+    assert said["output"] == str(tmp_path / "out.png")
+    assert said["t_range"] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    "incidental",
+    [
+        {"preview_every": 3},
+        {"max_batch": 3},
+        {"local_files_only": True},
+        {"max_pixels": 99},
+        {"dry_run": True},
+        {"resume": True},
+        {"verbose": True},
+        {"device": "cpu"},
+        {"dtype": "float32"},
+    ],
+)
+def test_what_the_result_does_not_hang_on_is_no_part_of_its_identity(
+    tmp_path: Path, incidental: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert options(tmp_path, **incidental).identity() == options(tmp_path).identity()
+
+
+@pytest.mark.parametrize(
+    "decisive",
+    [
+        {"prompt": "make it red"},
+        {"model": "mini"},
+        {"negative_prompt": "a"},
+        {"guidance_scale": 3.0},
+        {"image_guidance_scale": 3.0},
+        {"batch_size": 3},
+        {"learning_rate": 3.0},
+        {"t_range": (0.1, 0.3)},
+        {"seed": 3},
+        {"mask": Path("m.png")},
+        {"dtype": "bfloat16"},
+    ],
+)
+def test_what_the_result_hangs_on_is_its_identity(tmp_path: Path, decisive: dict[str, Any]) -> None:
+    changed, before = options(tmp_path, **decisive).identity(), options(tmp_path).identity()
+    assert [name for name in before if changed[name] != before[name]] == list(decisive)
+
+
+def test_the_precision_is_what_suits_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert options(tmp_path).precision == options(tmp_path, device="cuda:1").precision == "float16"
+    assert options(tmp_path, device="cpu").precision == "float32"
+    assert options(tmp_path, dtype="bfloat16").precision == "bfloat16"
+    assert options(tmp_path).identity() != options(tmp_path, device="cpu").identity()
+
+
+def test_the_model_is_loaded_as_asked(tiny_epsilon: Path, tmp_path: Path) -> None:
+    model = options(tmp_path, model=str(tiny_epsilon), dtype="bfloat16", device="cpu").load()
+    assert model.dtype == torch.bfloat16
+    assert model.device == torch.device("cpu")
+
+
+def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tyro.cli(PanoramaOptions, args=["--help"])
+    said = capsys.readouterr().out
+    for name in PanoramaOptions.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in said
