@@ -5,9 +5,8 @@ frame    how the image lies on the canvas: enlarged where smaller than a window,
 canvas   latents (1, C, h, w) of the framed image; windows of it are the particles (windows.py)
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import Literal
@@ -24,7 +23,7 @@ from csd_core.engine import ProgressBar, edit_latents
 from csd_core.errors import expect
 from csd_core.images import blend, resize
 from csd_core.measures import LUMA
-from csd_core.presets import Preset, panorama_preset
+from csd_core.presets import Preset, panorama_preset, scheduled
 from csd_core.regions import Region, share_out
 from csd_core.tiles import WRAP, wrapped
 from csd_core.windows import Windows
@@ -32,8 +31,6 @@ from csd_core.windows import Windows
 Borders = Literal["margin", "lift", "none"]
 Method = Literal["csd", "ip2p-resize", "ip2p-patch", "ip2p-overlap"]
 
-NUM_DECAYS = 10
-"""Decays of the step size in a whole edit, as in 200 steps with one every 20 (appendix B)."""
 BEYOND_MASK = 2
 """Latent pixels around a mask that are edited too: what is decoded inside it shall see edited neighbours."""
 
@@ -153,11 +150,17 @@ class Panorama:
             moves=None if self.mask is None else self._moves(self.mask, BEYOND_MASK),
             needed=None if self.mask is None else self._moves(self.mask, 0),
             lift_borders=borders != "none",
+            fade=preset.fade if 4 * stride <= window and borders != "none" else 0,
         )
         framed = [(text, self.frame.enter(area), guidance) for text, area, guidance in areas]
         self.prompts = share_out(framed, self.windows, denoiser.downscale)
         self.edit = scheduled(edit, self.windows, preset, num_steps)
         self.edit.check()
+
+    @property
+    def num_particles(self) -> int:
+        """N, the number of windows."""
+        return self.windows.num_particles
 
     @cached_property
     def latents(self) -> tuple[Tensor, Tensor]:
@@ -247,17 +250,6 @@ class Panorama:
         if not self._wrap:
             return function(images)
         return wrapped(function, images, pad=WRAP * factor, scale=Fraction(1, factor))
-
-
-def scheduled(edit: EditConfig, windows: Windows, preset: Preset, num_steps: int | None) -> EditConfig:
-    """The settings with their number of steps and NUM_DECAYS decays, evenly spread.
-
-    By default whole rounds, in each of which every window is drawn once.
-    """
-    a_round = windows.steps_per_round
-    least = max(preset.least_steps, windows.steps_for(preset.updates))
-    steps = num_steps or a_round * math.ceil(least / a_round)
-    return replace(edit, num_steps=steps, lr_decay_every=max(1, round(steps / NUM_DECAYS)))
 
 
 def sample_panorama(

@@ -11,6 +11,7 @@ step is lifted by as much: every pixel has the same expected total step. Everyth
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -78,6 +79,8 @@ class Windows:
         moves: (height, width) in [0, 1], by how much each pixel may move; default all fully.
         needed: (height, width); windows in which it is 0 are left out. Default: none is.
         lift_borders: every pixel has the same expected total step. Off: as in the published code.
+        fade: pixels over which a window's step fades out towards its edges, but not at those of the canvas.
+            0: not at all, as in the published code.
 
     Raises:
         UserError: the stride is 0 or leaves gaps, or the canvas is smaller than a window.
@@ -96,24 +99,29 @@ class Windows:
         moves: Tensor | None = None,
         needed: Tensor | None = None,
         lift_borders: bool = True,
+        fade: int = 0,
     ) -> None:
         self.height, self.width, self.window = height, width, window
+        self._wrap, self._fade = wrap, fade
         rows = axis_starts(height, window, stride)
         columns = ring_starts(width, window, stride, origin) if wrap else axis_starts(width, window, stride)
         self.corners = [(top, left) for top in rows for left in columns]
         if needed is not None:
             self.corners = [corner for corner in self.corners if self._any(needed, corner)]
         expect(len(self.corners) > 0, "mask", "something that may change", "nothing")
-        covering = torch.zeros(height, width, dtype=torch.long)
+        covering, strength = torch.zeros(height, width, dtype=torch.long), torch.zeros(height, width)
         for corner in self.corners:
-            for here, _ in self._pieces(corner):
+            for here, there in self._pieces(corner):
                 covering[here] += 1
+                strength[here] += self._faded(corner)[there]
         drawn = expected_updates(covering, self.num_particles, batch_size)
         self.updates_per_round = float(drawn.max())
         """In how many steps of a round (each window once) a pixel in the middle moves, in the mean."""
         self.steps_per_round = len(split_sizes(self.num_particles, batch_size))
         """Steps until every window was drawn once."""
-        lift = self.updates_per_round / drawn.clamp(min=1e-9) if lift_borders else 1.0
+        # which of its windows moves a pixel is a matter of chance: in the mean they fade as the mean of them
+        expected = drawn * strength / covering.clamp(min=1)
+        lift = self.updates_per_round / expected.clamp(min=1e-9) if lift_borders else 1.0
         self._weight = torch.where(covering > 0, lift, 0.0)
         if moves is not None:
             self._weight = self._weight * moves.cpu()
@@ -148,9 +156,18 @@ class Windows:
         for _, here, _ in pieces:
             count[here] += 1
         for k, here, there in pieces:
-            canvas[0, :, *here] -= steps[k][:, *there] * (weight[here] / count[here])
+            faded = self._faded(self.corners[particles[k]]).to(steps)
+            canvas[0, :, *here] -= steps[k][:, *there] * (faded[there] * weight[here] / count[here])
         for _, here, _ in pieces:
             count[here] = 0
+
+    def _faded(self, corner: tuple[int, int]) -> Tensor:
+        """By how much a window's step counts, (window, window): 1 but towards edges inside the canvas."""
+        top, left = corner
+        rows = _trapezoid(self.window, self._fade, top > 0, top + self.window < self.height)
+        across = left + self.window < self.width
+        columns = _trapezoid(self.window, self._fade, left > 0 or self._wrap, across or self._wrap)
+        return rows[:, None] * columns
 
     def _tables(self, canvas: Tensor) -> tuple[Tensor, Tensor]:
         self._weight, self._count = self._weight.to(canvas.device), self._count.to(canvas.device)
@@ -167,3 +184,10 @@ class Windows:
         yield (rows, slice(left, left + first)), (inside, slice(0, first))
         if first < self.window:
             yield (rows, slice(0, self.window - first)), (inside, slice(first, self.window))
+
+
+@cache
+def _trapezoid(length: int, fade: int, rises: bool, falls: bool) -> Tensor:
+    """(length,): 1, but over the first and last `fade` pixels, where it rises and falls."""
+    ramp = ((torch.arange(length) + 0.5) / max(fade, 0.5)).clamp(max=1)
+    return (ramp if rises else torch.ones(length)) * (ramp.flip(0) if falls else torch.ones(length))

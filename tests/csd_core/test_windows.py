@@ -125,8 +125,9 @@ def test_expected_updates_are_those_of_all_draws(particles: int, batch_size: int
 
 
 @pytest.mark.parametrize("wrap", [False, True])
-def test_every_pixel_has_the_same_expected_total_step(wrap: bool) -> None:
-    windows = Windows(18, 26, 8, 3, batch_size=4, wrap=wrap)
+@pytest.mark.parametrize("fade", [0, 2])
+def test_every_pixel_has_the_same_expected_total_step(wrap: bool, fade: int) -> None:
+    windows = Windows(18, 26, 8, 3, batch_size=4, wrap=wrap, fade=fade)
     config, rounds = EditConfig(batch_size=4), 150
     moved = torch.zeros(1, 1, 18, 26)
     for step in range(rounds * windows.steps_per_round):
@@ -135,6 +136,24 @@ def test_every_pixel_has_the_same_expected_total_step(wrap: bool) -> None:
     moved /= rounds
     expected = torch.full_like(moved, windows.updates_per_round)
     torch.testing.assert_close(moved, expected, rtol=0.1, atol=0)
+
+
+def test_a_step_fades_out_towards_edges_that_are_inside() -> None:
+    windows = Windows(8, 16, 8, 4, batch_size=1, lift_borders=False, fade=2)
+    canvas = torch.zeros(1, 1, 8, 16)
+    windows.descend(canvas, -torch.ones(1, 1, 8, 8), [0])  # at the left, the upper and the lower border
+    assert canvas[0, 0, 3].tolist() == [1] * 6 + [0.75, 0.25] + [0] * 8
+    assert canvas[0, 0, :, 2].tolist() == [1] * 8
+    canvas.zero_()
+    windows.descend(canvas, -torch.ones(1, 1, 8, 8), [1])
+    assert canvas[0, 0, 3].tolist() == [0] * 4 + [0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25] + [0] * 4
+
+
+def test_on_a_ring_every_step_fades_to_the_left_and_right() -> None:
+    windows = Windows(8, 16, 8, 4, batch_size=1, wrap=True, lift_borders=False, fade=2)
+    canvas = torch.zeros(1, 1, 8, 16)
+    windows.descend(canvas, -torch.ones(1, 1, 8, 8), [0])
+    assert canvas[0, 0, 3].tolist() == [0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25] + [0] * 8
 
 
 def test_without_the_lift_a_corner_moves_as_often_as_its_one_window_is_drawn() -> None:
