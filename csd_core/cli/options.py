@@ -67,10 +67,21 @@ class EditOptions:
         expect(self.preview_every >= 0, "preview_every", "0 or more steps", self.preview_every)
         for name in ("max_batch", "max_pixels"):
             expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        preview = [beside(self.output, "preview")] if self.preview_every else []
+        preview = [self.preview] if self.preview_every else []
         for source in sources:
-            for written in (self.output, beside(self.output, ".json"), *preview):
+            check_output(self.output, source, folder_allowed=self.may_be_folder)
+            for written in (beside(self.output, ".json"), *preview):
                 check_output(written, source)
+
+    @property
+    def may_be_folder(self) -> bool:
+        """Whether the output is a folder of files."""
+        return False
+
+    @property
+    def preview(self) -> Path:
+        """Where previews are written."""
+        return beside(self.output, "preview")
 
     def edit_settings(self) -> dict[str, Any]:
         """Those of EditConfig, None where left open."""
@@ -126,4 +137,6 @@ def beside(output: Path, ending: str) -> Path:
     """A file next to the output: snow.png -> snow.png.json, or snow.preview.png."""
     if ending.startswith("."):
         return output.with_name(output.name + ending)
+    if not output.suffix:  # a folder: what follows a dot would be taken for its suffix
+        return output.with_name(f"{output.name}-{ending}")
     return output.with_name(f"{output.stem}.{ending}{output.suffix}")

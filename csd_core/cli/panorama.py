@@ -1,6 +1,5 @@
 """csd-edit-panorama: edit one image of any size by an instruction."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor
 
 from csd_core.cli.command import run_command
-from csd_core.cli.options import EditOptions, beside
-from csd_core.cli.watch import Watch
+from csd_core.cli.job import Job, as_table, conclude, forget, unfinished
+from csd_core.cli.options import EditOptions
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.errors import NonFiniteError, UserError, expect
+from csd_core.errors import expect
 from csd_core.images import blend
-from csd_core.io.files import file_hash, written_beside
+from csd_core.io.files import file_hash
 from csd_core.io.images import (
     Picture,
     check_can_hold,
@@ -27,13 +26,9 @@ from csd_core.io.images import (
     read_picture,
     write_picture,
 )
-from csd_core.machine import describe_machine, versions
 from csd_core.panorama import Borders, Method, Panorama, sample_panorama
-from csd_core.plan import count_evaluations, measure_evaluation
 from csd_core.presets import panorama_preset
 from csd_core.regions import Region, mask_files, read_regions
-from csd_core.resume import Checkpoint
-from csd_core.wording import duration
 
 
 @dataclass(kw_only=True)
@@ -117,12 +112,9 @@ def edit_panorama(options: PanoramaOptions) -> None:
     if edited is None:
         return
     write_edited(options.output, inputs.picture, edited)
-    seconds = round(time.perf_counter() - begun, 2)
-    figures = {"inputs": inputs.sha256, **settings, "evaluations": evaluations.count, "seconds": seconds}
-    write_manifest(options, figures)
+    conclude("csd-edit-panorama", options, inputs.sha256, settings, evaluations.count, begun)
     if options.method == "csd":
         forget(options)
-    print(f"{options.output}: {evaluations.count} evaluations in {duration(seconds)}")
 
 
 Outcome = tuple[Tensor | None, dict[str, Any]]
@@ -140,11 +132,13 @@ def run_sampling(options: PanoramaOptions, inputs: Inputs, denoiser: InstructPix
 def run_csd(options: PanoramaOptions, inputs: Inputs, denoiser: InstructPix2Pix) -> Outcome:
     """Edit by CSD, or with --dry-run say what it takes; the image (1, 3, H, W), and its settings."""
     panorama = prepare(options, inputs, denoiser)
+    write = partial(write_canvas, panorama, inputs)
+    job = Job(panorama, options, inputs.sha256, write, write)
     if options.dry_run:
-        print(describe_plan(panorama, denoiser, options))
+        print(as_table([*describe(panorama), *job.plan(denoiser)]))
         return None, {}
-    edited = run(panorama, options, inputs)
-    return edited, {"edit": vars(panorama.edit), "windows": panorama.windows.num_particles}
+    edited = panorama.finish(job.run())
+    return edited, {"edit": vars(panorama.edit), "windows": panorama.num_particles}
 
 
 def prepare(options: PanoramaOptions, inputs: Inputs, denoiser: InstructPix2Pix) -> Panorama:
@@ -165,66 +159,6 @@ def prepare(options: PanoramaOptions, inputs: Inputs, denoiser: InstructPix2Pix)
     )
 
 
-def run(panorama: Panorama, options: PanoramaOptions, inputs: Inputs) -> Tensor:
-    """Run the edit under watch; the edited image (1, 3, H, W).
-
-    Raises:
-        KeyboardInterrupt: someone stopped it; what there is was written beside the output.
-        UserError: a step gave NaN; the state before it was written beside the output.
-    """
-    checkpoint = Checkpoint(unfinished(options), identity(panorama, options, inputs))
-    start, canvas = begin(checkpoint, options)
-    preview = beside(options.output, "preview")
-    show = partial(write_canvas, panorama, inputs, preview)
-    watch = Watch(panorama.edit.num_steps, checkpoint, show, options.preview_every)
-    with watch.watching(start) as callback:
-        try:
-            canvas = panorama.run(canvas, start_step=start, callback=callback)
-        except NonFiniteError as error:
-            partly = beside(options.output, f"step-{error.step}")
-            write_canvas(panorama, inputs, partly, error.canvas)
-            raise UserError(f"{error} It was written to {partly}.") from error
-    if watch.stopped and watch.steps_done < panorama.edit.num_steps:
-        partly = beside(options.output, f"step-{watch.steps_done}")
-        write_canvas(panorama, inputs, partly, canvas)
-        raise KeyboardInterrupt(
-            f"stopped after step {watch.steps_done} of {panorama.edit.num_steps}: so far it is {partly}; "
-            "the same command with --resume goes on"
-        )
-    return panorama.finish(canvas)
-
-
-def unfinished(options: PanoramaOptions) -> Path:
-    """Where an edit is kept that is not finished."""
-    return beside(options.output, ".unfinished.safetensors")
-
-
-def forget(options: PanoramaOptions) -> None:
-    """Remove what is of no use once the output is written."""
-    unfinished(options).unlink(missing_ok=True)
-    if options.preview_every:
-        beside(options.output, "preview").unlink(missing_ok=True)
-
-
-def begin(checkpoint: Checkpoint, options: PanoramaOptions) -> tuple[int, Tensor | None]:
-    """Steps done and canvas of an edit that was stopped; 0 and None where there is none."""
-    if not options.resume:
-        return 0, None
-    found = checkpoint.load()
-    if found is None:
-        print(f"nothing to resume at {checkpoint.path}: beginning anew", file=sys.stderr)
-        return 0, None
-    print(f"going on after step {found[0]}", file=sys.stderr)
-    return found
-
-
-def identity(panorama: Panorama, options: PanoramaOptions, inputs: Inputs) -> dict[str, Any]:
-    """What the result hangs on: options, settings that were left open, and the contents of the files."""
-    settings = {name: value for name, value in vars(panorama.edit).items() if name != "max_batch"}
-    contents = {f"contents of {path}": digest[:16] for path, digest in inputs.sha256.items()}
-    return {**options.identity(), **settings, **contents}
-
-
 def write_canvas(panorama: Panorama, inputs: Inputs, path: Path, canvas: Tensor) -> None:
     """A canvas as an image file."""
     write_edited(path, inputs.picture, panorama.finish(canvas))
@@ -233,19 +167,6 @@ def write_canvas(panorama: Panorama, inputs: Inputs, path: Path, canvas: Tensor)
 def write_edited(path: Path, picture: Picture, edited: Tensor) -> None:
     """An edited image (1, 3, H, W) with depth, alpha and metadata of the source."""
     write_picture(path, picture.with_pixels(quantise(edited[0].cpu(), picture.pixels.dtype)))
-
-
-def write_manifest(options: PanoramaOptions, figures: dict[str, Any]) -> None:
-    """Every setting and figure of an edit, as JSON beside its output."""
-    manifest = {
-        "command": "csd-edit-panorama",
-        "options": options.as_json(),
-        **figures,
-        "machine": describe_machine(),
-        "versions": versions(),
-    }
-    with written_beside(beside(options.output, ".json")) as fresh:
-        fresh.write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def hints(options: PanoramaOptions, inputs: Inputs) -> Iterator[str]:
@@ -259,27 +180,16 @@ def hints(options: PanoramaOptions, inputs: Inputs) -> Iterator[str]:
         yield f"{found} is an unfinished edit, which this one replaces; --resume would go on with it"
 
 
-def describe_plan(panorama: Panorama, denoiser: InstructPix2Pix, options: PanoramaOptions) -> str:
-    """What the edit will take, in words."""
+def describe(panorama: Panorama) -> list[tuple[str, str]]:
+    """Canvas, windows and steps of an edit: names and what to say of them."""
     edit, windows = panorama.edit, panorama.windows
-    total = count_evaluations(edit, panorama.prompts, windows.num_particles)
-    cost = measure_evaluation(
-        denoiser, next(iter(panorama.prompts)), edit.max_batch, panorama.decode_one_tile
-    )
     height, width = panorama.frame.canvas_size
-    gib = cost.peak_gib + panorama.nbytes / 2**30
-    return "\n".join(
-        [
-            f"canvas        {width} x {height} pixels, {windows.width} x {windows.height} latents",
-            f"windows       {windows.num_particles} of {windows.window} x {windows.window} latents",
-            f"steps         {edit.num_steps} with {edit.batch_size} windows each: a pixel moves in "
-            f"{windows.updates(edit.num_steps):.1f} of them",
-            f"evaluations   {total}",
-            f"time          about {duration(total * cost.seconds)} "
-            f"({cost.seconds:.4f} s an evaluation on {denoiser.device}, mean of two timed batches)",
-            f"memory        about {gib:.1f} GiB on {denoiser.device}, canvas included",
-        ]
-    )
+    moves = f"a pixel moves in {windows.updates(edit.num_steps):.1f} of them"
+    return [
+        ("canvas", f"{width} x {height} pixels, {windows.width} x {windows.height} latents"),
+        ("windows", f"{windows.num_particles} of {windows.window} x {windows.window} latents"),
+        ("steps", f"{edit.num_steps} with {edit.batch_size} windows each: {moves}"),
+    ]
 
 
 def main() -> int:

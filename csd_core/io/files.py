@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,13 +27,32 @@ def written_beside(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def check_output(output: Path, source: Path) -> None:
+@contextmanager
+def folder_written_beside(path: Path) -> Iterator[Path]:
+    """As written_beside, for a folder: an empty one that takes the place of `path` when the block ends well.
+
+    What `path` holds then is lost: the caller knows that it may be.
+    """
+    path = path.resolve()  # a link to a folder stays one
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = f".unfinished-{secrets.token_hex(6)}"
+    beside, old = path.with_name(name), path.with_name(f"{name}-old")
+    beside.mkdir()
+    try:
+        yield beside
+        _swap(beside, path, old)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def check_output(output: Path, source: Path, *, folder_allowed: bool = False) -> None:
     """Check that `output` can be written and is not the file it is made from.
 
     Raises:
-        UserError: it is a folder, its folder is a file or cannot be written, or it is `source`.
+        UserError: it is a folder (unless allowed), its folder is a file or not writable, or it is `source`.
     """
-    if os.path.isdir(output):
+    if os.path.isdir(output) and not folder_allowed:
         raise UserError(f"{output}: expected a file to write, got a folder; name a file in it")
     # os.path, since Path.exists raises inside a folder that may not be entered
     folder = next(parent for parent in output.absolute().parents if os.path.exists(parent))
@@ -50,6 +70,19 @@ def file_hash(path: Path) -> str:
     """SHA-256 of the bytes of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _swap(beside: Path, path: Path, old: Path) -> None:
+    """Move a folder to `path`, and what is there to `old`; back again if that fails."""
+    if not path.exists():
+        os.rename(beside, path)
+        return
+    os.rename(path, old)
+    try:
+        os.rename(beside, path)
+    except OSError:
+        os.rename(old, path)
+        raise
 
 
 def _same_file(one: Path, other: Path) -> bool:

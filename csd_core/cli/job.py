@@ -1,0 +1,184 @@
+"""An edit that a command runs: what is kept of it, what is shown of it, and what it will take."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from csd_core.branches import PromptWeights
+from csd_core.cli.options import EditOptions, beside
+from csd_core.cli.watch import Watch
+from csd_core.config import EditConfig
+from csd_core.denoisers.base import Denoiser
+from csd_core.engine import Callback
+from csd_core.errors import NonFiniteError, UserError
+from csd_core.io.files import written_beside
+from csd_core.machine import describe_machine, versions
+from csd_core.plan import count_evaluations, measure_evaluation
+from csd_core.resume import Checkpoint
+from csd_core.wording import duration
+
+
+class Edit(Protocol):
+    """An edit by CSD, made ready: Panorama or VideoEdit."""
+
+    edit: EditConfig
+
+    @property
+    def prompts(self) -> PromptWeights:
+        """The instruction, or several with their shares."""
+        ...
+
+    @property
+    def num_particles(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what grows with the size of the input."""
+        ...
+
+    def run(
+        self, canvas: Tensor | None = None, *, start_step: int = 0, callback: Callback | None = None
+    ) -> Tensor:
+        """The edited canvas."""
+        ...
+
+    def decode_one_tile(self) -> Tensor:
+        """Decode as much as is decoded at a time."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """An edit under watch: it can be stopped, shown, resumed and told of.
+
+    Attributes:
+        edit: what is run.
+        options: of the command.
+        sha256: path -> hash of each input, as it was when the edit began.
+        write: writes a canvas as a file of the output's kind.
+        show: writes a canvas as a preview.
+    """
+
+    edit: Edit
+    options: EditOptions
+    sha256: dict[str, str]
+    write: Callable[[Path, Tensor], None]
+    show: Callable[[Path, Tensor], None]
+
+    def run(self) -> Tensor:
+        """Run the edit to its end; the edited canvas.
+
+        Raises:
+            KeyboardInterrupt: someone stopped it; what there is was written beside the output.
+            UserError: a step gave NaN; the state before it was written beside the output.
+        """
+        checkpoint = Checkpoint(unfinished(self.options), self.identity())
+        start, canvas = self._begin(checkpoint)
+        total = self.edit.edit.num_steps
+        watch = Watch(total, checkpoint, self._preview, self.options.preview_every)
+        with watch.watching(start) as callback:
+            try:
+                canvas = self.edit.run(canvas, start_step=start, callback=callback)
+            except NonFiniteError as error:
+                partly = self._write_partly(error.step, error.canvas)
+                raise UserError(f"{error} It was written to {partly}.") from error
+        if watch.stopped and watch.steps_done < total:
+            partly = self._write_partly(watch.steps_done, canvas)
+            raise KeyboardInterrupt(
+                f"stopped after step {watch.steps_done} of {total}: so far it is {partly}; "
+                "the same command with --resume goes on"
+            )
+        return canvas
+
+    def identity(self) -> dict[str, Any]:
+        """What the result hangs on: options, settings that were left open, and the contents of the files."""
+        settings = {name: value for name, value in vars(self.edit.edit).items() if name != "max_batch"}
+        contents = {f"contents of {path}": digest[:16] for path, digest in self.sha256.items()}
+        return {**self.options.identity(), **settings, **contents}
+
+    def plan(self, denoiser: Denoiser) -> list[tuple[str, str]]:
+        """Evaluations, time and memory that the edit will take: names and what to say of them."""
+        edit = self.edit.edit
+        total = count_evaluations(edit, self.edit.prompts, self.edit.num_particles)
+        cost = measure_evaluation(
+            denoiser, next(iter(self.edit.prompts)), edit.max_batch, self.edit.decode_one_tile
+        )
+        gib = cost.peak_gib + self.edit.nbytes / 2**30
+        each = f"{cost.seconds:.4f} s an evaluation on {denoiser.device}, mean of two timed batches"
+        return [
+            ("evaluations", str(total)),
+            ("time", f"about {duration(total * cost.seconds)} ({each})"),
+            ("memory", f"about {gib:.1f} GiB on {denoiser.device}, all latents included"),
+        ]
+
+    def _begin(self, checkpoint: Checkpoint) -> tuple[int, Tensor | None]:
+        """Steps done and canvas of an edit that was stopped; 0 and None where there is none."""
+        if not self.options.resume:
+            return 0, None
+        found = checkpoint.load()
+        if found is None:
+            print(f"nothing to resume at {checkpoint.path}: beginning anew", file=sys.stderr)
+            return 0, None
+        print(f"going on after step {found[0]}", file=sys.stderr)
+        return found
+
+    def _preview(self, canvas: Tensor) -> None:
+        self.show(self.options.preview, canvas)
+
+    def _write_partly(self, step: int, canvas: Tensor) -> Path:
+        partly = beside(self.options.output, f"step-{step}")
+        self.write(partly, canvas)
+        return partly
+
+
+def unfinished(options: EditOptions) -> Path:
+    """Where an edit is kept that is not finished."""
+    return beside(options.output, ".unfinished.safetensors")
+
+
+def forget(options: EditOptions) -> None:
+    """Remove what is of no use once the output is written."""
+    unfinished(options).unlink(missing_ok=True)
+    if options.preview_every:
+        options.preview.unlink(missing_ok=True)
+
+
+def conclude(
+    command: str,
+    options: EditOptions,
+    sha256: dict[str, str],
+    settings: dict[str, Any],
+    evaluations: int,
+    begun: float,
+) -> None:
+    """The output is written: add a manifest with every setting and figure, and say so.
+
+    begun: time.perf_counter() at the beginning.
+    """
+    seconds = round(time.perf_counter() - begun, 2)
+    manifest = {
+        "command": command,
+        "options": options.as_json(),
+        "inputs": sha256,
+        **settings,
+        "evaluations": evaluations,
+        "seconds": seconds,
+        "machine": describe_machine(),
+        "versions": versions(),
+    }
+    with written_beside(beside(options.output, ".json")) as fresh:
+        fresh.write_text(json.dumps(manifest, indent=1) + "\n")
+    print(f"{options.output}: {evaluations} evaluations in {duration(seconds)}")
+
+
+def as_table(rows: list[tuple[str, str]]) -> str:
+    """Names and what to say of them, in two columns."""
+    return "\n".join(f"{name:<13} {said}" for name, said in rows)
