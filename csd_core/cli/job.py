@@ -74,7 +74,7 @@ class Job:
     show: Callable[[Path, Tensor], None]
 
     def run(self) -> Tensor:
-        """Run the edit to its end; the edited canvas.
+        """Run the edit to its end; the edited canvas, which --resume finds should it not come to be written.
 
         Raises:
             KeyboardInterrupt: someone stopped it; what there is was written beside the output.
@@ -96,6 +96,7 @@ class Job:
                 f"stopped after step {watch.steps_done} of {total}: so far it is {partly}; "
                 "the same command with --resume goes on"
             )
+        checkpoint.save(total, canvas)
         return canvas
 
     def identity(self) -> dict[str, Any]:

@@ -125,11 +125,15 @@ class EditOptions:
         """All options as JSON values."""
         return json.loads(json.dumps(asdict(self), default=str))
 
+    @property
+    def incidental(self) -> set[str]:
+        """The options that the edited canvas does not hang on."""
+        machine = {"max_batch", "device", "local_files_only", "max_pixels"}
+        return machine | {"output", "preview_every", "dry_run", "resume", "verbose"}
+
     def identity(self) -> dict[str, Any]:
-        """The options that the result hangs on."""
-        incidental = {"output", "preview_every", "max_batch", "device", "local_files_only", "max_pixels"}
-        incidental |= {"dry_run", "resume", "verbose"}
-        decisive = {key: value for key, value in self.as_json().items() if key not in incidental}
+        """The options that the edited canvas hangs on."""
+        decisive = {key: value for key, value in self.as_json().items() if key not in self.incidental}
         return {**decisive, "dtype": self.precision}
 
 

@@ -10,6 +10,7 @@ from csd_core.wording import duration
         (0.4, "0 s"),
         (45, "45 s"),
         (59.4, "59 s"),
+        (59.6, "1 min"),
         (60, "1 min"),
         (89, "1 min"),
         (91, "2 min"),

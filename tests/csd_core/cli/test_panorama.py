@@ -15,7 +15,6 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from csd_core.cli import panorama as module
-from csd_core.cli import watch
 from csd_core.cli.command import run_command
 from csd_core.cli.panorama import PanoramaOptions, edit_panorama, main
 from csd_core.cli.watch import Watch
@@ -456,7 +455,7 @@ def test_going_on_is_free_in_what_the_result_does_not_hang_on(
 ) -> None:
     stop(command, monkeypatch)
     command.edited("--resume", "--guidance-scale", 7.5, "--max-batch", 3, "--preview-every", 1)
-    assert "going on after step 2" in command.err
+    assert "going on after step 3" in command.err
 
 
 def test_a_damaged_checkpoint_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,13 +487,12 @@ def test_an_edit_that_cannot_be_written_can_be_resumed(
 
     whole = uninterrupted(command)
     with monkeypatch.context() as patch:
-        patch.setattr(watch, "SAVE_SECONDS", 0.0)
         patch.setattr(module, "write_picture", full)
         assert command() == 2
     assert command.err.splitlines()[-1] == "error: [Errno 28] No space left on device"
     assert command.beside() == ["edited.png.unfinished.safetensors"]
     command.edited("--resume")
-    assert "going on after step 2" in command.err
+    assert "going on after step 3" in command.err
     assert command.output.read_bytes() == whole
 
 
