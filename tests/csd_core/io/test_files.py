@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from csd_core.errors import UserError
-from csd_core.io.files import check_output, file_hash, written_beside
+from csd_core.io.files import check_output, file_hash, folder_written_beside, written_beside
 
 
 def write(path: Path, text: str) -> None:
@@ -47,6 +47,61 @@ def test_a_block_may_fail_before_it_writes(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="early"), written_beside(tmp_path / "a.txt"):
         raise RuntimeError("early")
     assert not list(tmp_path.iterdir())
+
+
+def write_folder(path: Path, *names: str) -> None:
+    """A folder in place, but the block fails after a file called "fail"."""
+    with folder_written_beside(path) as beside:
+        assert beside.parent == path.resolve().parent
+        assert beside.name.startswith(".unfinished-")
+        for name in names:
+            (beside / name).touch()
+            if name == "fail":
+                raise RuntimeError("no")
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_a_folder_takes_its_place_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder"
+    write_folder(path, "a", "b")
+    assert names_in(path) == ["a", "b"]
+    write_folder(path, "c")
+    assert names_in(path) == ["c"]
+    assert names_in(path.parent) == ["folder"]
+
+
+def test_a_failure_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "folder"
+    with pytest.raises(RuntimeError, match="no"):
+        write_folder(path, "fail")
+    assert names_in(tmp_path) == []
+    write_folder(path, "a")
+    with pytest.raises(RuntimeError, match="no"):
+        write_folder(path, "b", "fail")
+    assert (names_in(path), names_in(tmp_path)) == (["a"], ["folder"])
+    real = os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        if target == path and not source.name.endswith("-old"):
+            raise OSError("not now")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(OSError, match="not now"):
+        write_folder(path, "b")
+    assert (names_in(path), names_in(tmp_path)) == (["a"], ["folder"])
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
+    path, link = tmp_path / "folder", tmp_path / "link"
+    path.mkdir()
+    link.symlink_to(path)
+    write_folder(link, "a")
+    assert link.is_symlink()
+    assert names_in(path) == ["a"]
 
 
 def refused(output: Path, source: Path) -> str:
