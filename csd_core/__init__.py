@@ -17,6 +17,7 @@ _HOME = {
     "edit_latents": "engine",
     "InstructPix2Pix": "denoisers.instruct_pix2pix",
     "PanoramaEditor": "editors",
+    "VideoEditor": "editors",
     "Region": "regions",
 }
 

@@ -1,9 +1,10 @@
-"""What the edit of a large image is compared with: InstructPix2Pix sampled by diffusers' own pipeline.
+"""What an edit of a large image or a video is compared with: InstructPix2Pix sampled by diffusers' pipeline.
 
     ip2p-resize    the image is squeezed to the size the model was trained at, edited, and brought back
     ip2p-patch     windows side by side, each edited by itself
     ip2p-overlap   overlapping windows of one canvas; every step takes the mean of their predictions
                    (MultiDiffusion, arXiv:2302.08113)
+    ip2p-frame     (of a video) each frame by itself, all from the same noise
 
 Scheduler, guidance and loop are the pipeline's. It is handed latents and hands latents back: the adapter
 encodes and decodes, in tiles where an image is large. On an image of one window all three are the same.
@@ -175,6 +176,43 @@ def ip2p_overlap(
     return denoiser.decode(latents)[..., :height, :width]
 
 
+@torch.no_grad()
+def ip2p_frames(
+    denoiser: InstructPix2Pix,
+    condition: Tensor,
+    prompt: str,
+    config: SamplingConfig,
+    *,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Edit frames each by itself, whole, and all from the same noise.
+
+    Args:
+        denoiser: the model.
+        condition: (N, C, h, w), the frames as image condition.
+        prompt: the instruction.
+        config: settings.
+        callback: called as callback(frame) after every frame.
+
+    Returns:
+        (N, C, h, w), scaled latents, float32, on the denoiser's device.
+
+    Raises:
+        UserError: a setting out of range, no prompt.
+    """
+    check_settings(denoiser, config)
+    expect(bool(prompt.strip()), "prompt", "an instruction", "nothing")
+    edited = torch.empty_like(condition, device=denoiser.device)
+    at_once = max(1, config.max_batch // 3)  # three evaluations for each
+    for start in range(0, len(condition), at_once):
+        chunk = condition[start : start + at_once].to(denoiser.device)
+        edited[start : start + at_once] = _sample(denoiser, chunk, prompt, config, same_noise=True)
+        for frame in range(start, start + len(chunk)):
+            if callback is not None:
+                callback(frame)
+    return edited
+
+
 METHODS: dict[str, Callable[..., Tensor]] = {
     "ip2p-resize": ip2p_resize,
     "ip2p-patch": ip2p_patch,
@@ -185,7 +223,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
 
 def num_calls(denoiser: InstructPix2Pix, config: SamplingConfig) -> int:
     """How often each method calls its callback: once a timestep; some schedulers have more than steps."""
-    _check_settings(denoiser, config)
+    check_settings(denoiser, config)
     scheduler: Any = denoiser.pipeline().scheduler
     scheduler.set_timesteps(config.num_inference_steps)
     return len(scheduler.timesteps)
@@ -199,17 +237,20 @@ class WindowedUNet(nn.Module):
     Args:
         unet: the network; evaluated in its own dtype. What comes in and goes out is float32.
         canvas: height and width of what comes in.
-        corners: top and left of the windows, which together cover the canvas.
+        corners: top and left of the windows, which together cover the canvas. None: one window, all of it.
         max_batch: rows evaluated at a time.
     """
 
-    def __init__(self, unet: Any, canvas: tuple[int, int], corners: Sequence[Corner], max_batch: int) -> None:
+    def __init__(
+        self, unet: Any, canvas: tuple[int, int], corners: Sequence[Corner] | None, max_batch: int
+    ) -> None:
         super().__init__()
         self.unet = unet
-        self.side: int = unet.config["sample_size"]
-        self.corners, self.max_batch = corners, max_batch
+        side: int = unet.config["sample_size"]
+        self.height, self.width = canvas if corners is None else (side, side)
+        self.corners, self.max_batch = corners or [(0, 0)], max_batch
         self.covering = torch.zeros(canvas, device=unet.device)
-        for corner in corners:
+        for corner in self.corners:
             self._window(self.covering, corner).add_(1)
 
     @property
@@ -243,7 +284,7 @@ class WindowedUNet(nn.Module):
 
     def _window(self, canvas: Tensor, corner: Corner) -> Tensor:
         top, left = corner
-        return canvas[..., top : top + self.side, left : left + self.side]
+        return canvas[..., top : top + self.height, left : left + self.width]
 
 
 def _sample(
@@ -251,15 +292,16 @@ def _sample(
     condition: Tensor,
     prompt: str,
     config: SamplingConfig,
-    corners: Sequence[Corner] = ((0, 0),),
+    corners: Sequence[Corner] | None = None,
     *,
-    callback: Callback | None,
+    same_noise: bool = False,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Scaled latents of edits of n conditions (n, C, h, w); corners are of the windows of each.
 
-    Number k has the noise of step_generator(seed, k), whatever the others are.
+    Number k has the noise of step_generator(seed, k), whatever the others are; or all have that of number 0.
     """
-    generators = [step_generator(config.seed, k) for k in range(len(condition))]
+    generators = [step_generator(config.seed, 0 if same_noise else k) for k in range(len(condition))]
     noise = torch.stack([torch.randn(condition.shape[1:], generator=generator) for generator in generators])
 
     def report(_pipeline: Any, step: int, _t: Any, _tensors: Any) -> dict[str, Any]:
@@ -285,7 +327,7 @@ def _sample(
 
 
 def _pipeline(
-    denoiser: InstructPix2Pix, canvas: tuple[int, int], corners: Sequence[Corner], max_batch: int
+    denoiser: InstructPix2Pix, canvas: tuple[int, int], corners: Sequence[Corner] | None, max_batch: int
 ) -> "StableDiffusionInstructPix2PixPipeline":
     """Diffusers' pipeline with a WindowedUNet, whose image is the condition latents."""
     from diffusers.image_processor import VaeImageProcessor
@@ -317,7 +359,8 @@ def _pipeline(
     return made
 
 
-def _check_settings(denoiser: InstructPix2Pix, config: SamplingConfig) -> None:
+def check_settings(denoiser: InstructPix2Pix, config: SamplingConfig) -> None:
+    """Raise a UserError that names the first setting that is out of range, for this model."""
     config.check()
     steps, trained = config.num_inference_steps, denoiser.schedule.num_timesteps
     expect(steps < trained, "num_inference_steps", f"fewer than the model's {trained} timesteps", steps)
@@ -325,7 +368,7 @@ def _check_settings(denoiser: InstructPix2Pix, config: SamplingConfig) -> None:
 
 def _checked(denoiser: InstructPix2Pix, image: Tensor, prompt: str, config: SamplingConfig) -> Tensor:
     """The image where the model computes, after all input was found good."""
-    _check_settings(denoiser, config)
+    check_settings(denoiser, config)
     expect(bool(prompt.strip()), "prompt", "an instruction", "nothing")
     shape = tuple(image.shape)
     expect(len(shape) == 4 and shape[:2] == (1, 3), "image", "one image (1, 3, H, W)", shape)

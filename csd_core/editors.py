@@ -9,16 +9,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from csd_core.config import EditConfig
 from csd_core.denoisers.instruct_pix2pix import DEFAULT_MODEL, InstructPix2Pix
+from csd_core.detail import DETAIL, Detail
 from csd_core.engine import ProgressBar
-from csd_core.errors import UserError, expect
+from csd_core.errors import expect
 from csd_core.images import blend
+from csd_core.inputs import Picture, Video, as_clip, as_image_tensor, as_mask_tensor, as_masks
 from csd_core.panorama import Method, Panorama, changing, sample_panorama
-from csd_core.presets import panorama_preset
+from csd_core.presets import panorama_preset, video_preset
 from csd_core.regions import Region
 from csd_core.schedule import step_generator
+from csd_core.video import Method as VideoMethod
+from csd_core.video import VideoEdit, with_method
 
-Picture = Image.Image | np.ndarray | Tensor
 OutputType = Literal["pil", "np", "pt"]
 OnStepEnd = Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None]
 
@@ -60,9 +64,15 @@ class Editor:
         """Switch the progress bar off, or on."""
         self._show_progress = not disable
 
-    def _callback(self, panorama: Panorama, on_step_end: OnStepEnd | None) -> Callable[[int, Tensor], bool]:
+    def _run(self, job: Panorama | VideoEdit, on_step_end: OnStepEnd | None) -> Tensor:
+        """The edited canvas of a job."""
+        report = self._callback(job.edit, on_step_end)
+        with ProgressBar(job.edit.num_steps, report, self._show_progress) as callback:
+            return job.run(callback=callback)
+
+    def _callback(self, edit: EditConfig, on_step_end: OnStepEnd | None) -> Callable[[int, Tensor], bool]:
         """on_step_end as diffusers calls it, for the engine."""
-        edit, schedule = panorama.edit, self.denoiser.schedule
+        schedule = self.denoiser.schedule
 
         def report(step: int, canvas: Tensor) -> bool:
             if on_step_end is not None:
@@ -125,11 +135,7 @@ class PanoramaEditor(Editor):
         """
         pixels = as_image_tensor(image)
         prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-        expect(len(prompts) > 0, "prompt", "at least one", "none")
-        expect(method in get_args(Method), "method", f"one of {', '.join(get_args(Method))}", method)
-        steps = num_inference_steps
-        expect(steps is None or steps >= 1, "num_inference_steps", "at least 1", steps)
-        expect(output_type in ("pil", "np", "pt"), "output_type", "pil, np or pt", output_type)
+        _check(prompts, method, get_args(Method), num_inference_steps, output_type)
         soft = None if mask is None else as_mask_tensor(mask)
         self.interrupt = False
         preset, seed = panorama_preset(self.denoiser), _seed(generator)
@@ -172,9 +178,7 @@ class PanoramaEditor(Editor):
 
     def _edit(self, job: Panorama, first: Panorama, on_step_end: OnStepEnd | None) -> Tensor:
         job.latents = first.latents
-        report = self._callback(job, on_step_end)
-        with ProgressBar(job.edit.num_steps, report, self._show_progress) as callback:
-            return job.finish(job.run(callback=callback))
+        return job.finish(self._run(job, on_step_end))
 
     def _sample(
         self, method: Method, image: Tensor, prompt: str | None, sampling: Any, stride: int | None
@@ -191,63 +195,121 @@ class PanoramaEditor(Editor):
         )
 
 
-def as_image_tensor(image: Picture) -> Tensor:
-    """An image of any accepted kind as (1, 3, H, W) float32 in [0, 1] on the CPU.
+@dataclass
+class VideoOutput:
+    """What VideoEditor returns: for each prompt a video."""
 
-    Raises:
-        UserError: another type, shape or range.
-    """
-    if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
-    if isinstance(image, np.ndarray):
-        expect(image.ndim == 3 and image.shape[-1] == 3, "image", "an array (H, W, 3)", image.shape)
-        tensor = torch.from_numpy(_unit("image", image)).permute(2, 0, 1)[None]
-    elif isinstance(image, Tensor):
-        tensor = _unit_tensor(image if image.ndim == 4 else image[None])
-    else:
-        raise UserError(f"image: expected PIL, numpy or torch, got {type(image).__name__}")
-    shape = tuple(tensor.shape)
-    expect(len(shape) == 4 and shape[:2] == (1, 3) and min(shape) > 0, "image", "a tensor (3, H, W)", shape)
-    _expect_unit("image", tensor)
-    return tensor
+    frames: list[list[Image.Image]] | np.ndarray | Tensor
+    """pil: lists of frames; np: (n, N, H, W, 3) in [0, 1]; pt: (n, N, 3, H, W) in [0, 1]."""
 
 
-def as_mask_tensor(mask: Picture) -> Tensor:
-    """A mask of any accepted kind as (H, W) float32 in [0, 1] on the CPU.
+class VideoEditor(Editor):
+    """Edits the frames of a video so that they agree (Sec. 3.3 of arXiv:2307.04787)."""
 
-    Raises:
-        UserError: another type, shape or range.
-    """
-    if isinstance(mask, Image.Image):
-        mask = np.asarray(mask.convert("L"))
-    if isinstance(mask, np.ndarray):
-        tensor = torch.from_numpy(_unit("mask", mask))
-    elif isinstance(mask, Tensor):
-        tensor = _unit_tensor(mask)
-    else:
-        raise UserError(f"mask: expected PIL, numpy or torch, got {type(mask).__name__}")
-    shape = tuple(tensor.shape)
-    expect(len(shape) == 2 and min(shape) > 0, "mask", "an array (H, W)", shape)
-    _expect_unit("mask", tensor)
-    return tensor
+    @torch.no_grad()
+    def __call__(
+        self,
+        video: Video,
+        prompt: str | Sequence[str],
+        *,
+        frames: slice = slice(None),
+        mask: Picture | Sequence[Picture] | None = None,
+        method: VideoMethod = "csd",
+        resolution: int | None = None,
+        detail: Detail = DETAIL,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_guidance_scale: float | None = None,
+        negative_prompt: str = "",
+        source_prompt: str = "",
+        learning_rate: float | None = None,
+        batch_size: int | None = None,
+        t_range: tuple[float, float] | None = None,
+        max_batch: int = 16,
+        generator: torch.Generator | None = None,
+        callback_on_step_end: OnStepEnd | None = None,
+        output_type: OutputType = "pil",
+    ) -> VideoOutput:
+        """Edit a video. What is None is set to what suits the model.
+
+        Args:
+            video: a path (see io.videos.read_video); or frames, each as PanoramaEditor takes an image: a
+                list, (N, H, W, 3) or tensor (N, 3, H, W).
+            prompt: the instruction, or several: one video each, from one encoding of the frames.
+            frames: which of them.
+            mask: where 0, pixels stay exactly; as PanoramaEditor takes it, for all frames or one for each.
+            method: csd; no-svgd, sds, dds (video.VARIANTS); or ip2p-frame, each frame sampled by itself.
+            resolution: short side of the edit in pixels. None: what the model was trained at.
+            detail: how the edit comes back to the size of the frames, see detail.py.
+            num_inference_steps: optimisation steps, or sampling steps of ip2p-frame.
+            guidance_scale, image_guidance_scale, negative_prompt: as in InstructPix2Pix.
+            source_prompt: what the video shows; for dds.
+            learning_rate, batch_size, t_range: see EditConfig.
+            max_batch: evaluations at a time.
+            generator: the seed is drawn from it. None: seed 0.
+            callback_on_step_end: called as (editor, step, timestep, {"latents": canvas}) after every step of
+                the optimisation; latents in the dictionary that it returns replace the canvas.
+            output_type: pil, np or pt.
+
+        Raises:
+            UserError (a ValueError): an input that does not fit.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        _check(prompts, method, get_args(VideoMethod), num_inference_steps, output_type)
+        self.interrupt = False
+        clip = as_clip(video, frames)
+        preset = video_preset(self.denoiser)
+        common = {
+            "guidance_scale": guidance_scale,
+            "image_guidance_scale": image_guidance_scale,
+            "negative_prompt": negative_prompt,
+            "max_batch": max_batch,
+            "seed": _seed(generator),
+        }
+        edit = preset.with_edit(learning_rate=learning_rate, batch_size=batch_size, t_range=t_range, **common)
+        sampling = preset.with_sampling(num_inference_steps=num_inference_steps, **common)
+        if method != "ip2p-frame":
+            edit = with_method(edit, method, source_prompt, scaled=learning_rate is None)
+        jobs = [
+            VideoEdit(
+                self.denoiser,
+                clip,
+                text,
+                edit,
+                preset,
+                num_steps=num_inference_steps,
+                resolution=resolution,
+                detail=detail,
+                masks=None if mask is None else as_masks(mask, clip),
+            )
+            for text in prompts
+        ]
+        edited = []
+        for job in jobs:
+            job.latents = jobs[0].latents
+            sampled = method == "ip2p-frame"
+            canvas = (
+                job.sample(sampling, progress=self._show_progress)
+                if sampled
+                else self._run(job, callback_on_step_end)
+            )
+            edited.append(_as_output([frame[None] for frame in job.finish(canvas)], output_type))
+        if output_type == "pil":
+            return VideoOutput(edited)
+        return VideoOutput(torch.stack(edited) if output_type == "pt" else np.stack(edited))
 
 
-def _unit(name: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype in (np.uint8, np.uint16):
-        return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
-    real = array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating)
-    expect(real, name, "floats in [0, 1], or uint8", array.dtype)
-    return array.astype(np.float32)
-
-
-def _unit_tensor(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().cpu()
-    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
-
-
-def _expect_unit(name: str, tensor: Tensor) -> None:
-    low, high = float(tensor.min()), float(tensor.max())
-    expect(0 <= low <= high <= 1, name, "values in [0, 1], or uint8", f"{low:g} to {high:g}")
+def _check(
+    prompts: Sequence[str | None],
+    method: str,
+    methods: Sequence[str],
+    steps: int | None,
+    output_type: str,
+) -> None:
+    expect(len(prompts) > 0, "prompt", "at least one", "none")
+    expect(method in methods, "method", f"one of {', '.join(methods)}", method)
+    expect(steps is None or steps >= 1, "num_inference_steps", "at least 1", steps)
+    expect(output_type in ("pil", "np", "pt"), "output_type", "pil, np or pt", output_type)
 
 
 def _seed(generator: torch.Generator | None) -> int:

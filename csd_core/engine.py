@@ -197,10 +197,19 @@ class _FiniteGuard:
 class ProgressBar:
     """A callback that moves a progress bar with an ETA and then calls another callback."""
 
-    def __init__(self, num_steps: int, callback: Callback | None, show: bool, start_step: int = 0) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        callback: Callback | None,
+        show: bool,
+        start_step: int = 0,
+        *,
+        desc: str = "edit",
+        unit: str = "step",
+    ) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(total=num_steps, initial=start_step, desc="edit", unit="step", disable=not show)
+        self._bar = tqdm(total=num_steps, initial=start_step, desc=desc, unit=unit, disable=not show)
         self._callback = callback
 
     def __enter__(self) -> Callback:
