@@ -1,15 +1,18 @@
-"""How alike two images are.
+"""How alike two images are, and how alike the edits of many.
 
 Images are (..., 3, H, W) in [0, 1]; a mask (H, W) bool says which pixels count, by default all.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 LUMA = (0.299, 0.587, 0.114)
+
+LEAST_CHROMA = 1e-3
+"""A mean change of colour with less of it, a quarter of a level of 8 bits, is grey."""
 
 
 def psnr(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
@@ -44,6 +47,34 @@ def seam_score(image: Tensor, source: Tensor, rows: Sequence[int], columns: Sequ
         columns: likewise.
     """
     return _steps_across(image, rows, columns) / _steps_across(source, rows, columns)
+
+
+def hue_spread(frames: Iterable[Tensor], sources: Iterable[Tensor]) -> float:
+    """How far the hue of an edit differs from frame to frame: circular standard deviation, in degrees.
+
+    The edit of a frame is its mean change of colour (dR, dG, dB), as a point on the plane of colours
+        z = dR - (dG + dB) / 2 + i sqrt(3) / 2 (dG - dB)
+    with chroma |z| and hue arg z: red 0, green 120, blue 240. A frame counts by its chroma:
+        sqrt(-2 ln(|sum of z| / sum of |z|))
+    which for equal chromas is that of Mardia, Statistics of Directional Data, 1972, and of scipy. At least 0;
+    infinite where hues cancel out; NaN where the changes are grey, with a mean chroma below LEAST_CHROMA.
+
+    Args:
+        frames: (3, H, W) in [0, 1] each, of any number; one at a time, of an iterator as well.
+        sources: as many.
+    """
+    points = [_colour_point(frame - source) for frame, source in zip(frames, sources, strict=True)]
+    chroma, together = sum(map(abs, points)), abs(sum(points))
+    if chroma < LEAST_CHROMA * max(len(points), 1):
+        return math.nan
+    # rounding may leave more together than there is
+    return math.degrees(math.sqrt(2 * math.log(max(1, chroma / together)))) if together else math.inf
+
+
+def _colour_point(change: Tensor) -> complex:
+    """The mean of a change of colour (3, H, W) on the plane of colours, grey at 0."""
+    red, green, blue = change.double().mean(dim=(1, 2)).tolist()
+    return complex(red - (green + blue) / 2, math.sqrt(3) / 2 * (green - blue))
 
 
 def _steps_across(image: Tensor, rows: Sequence[int], columns: Sequence[int]) -> float:

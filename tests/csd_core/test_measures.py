@@ -1,13 +1,15 @@
-"""Image measures against hand-worked values and scikit-image."""
+"""Image measures against hand-worked values, scikit-image and scipy."""
 
+import colorsys
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import circstd
 from skimage.metrics import peak_signal_noise_ratio
 
-from csd_core.measures import gradient_correlation, psnr, seam_score
+from csd_core.measures import gradient_correlation, hue_spread, psnr, seam_score
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -85,3 +87,61 @@ def test_the_seam_score_is_one_without_seams_and_grows_with_them():
     tiled[:, 8:] += 0.5
     assert seam_score(tiled, source, [8], [8]) > 1.5
     assert seam_score(tiled, source, [4], [4]) < 1
+
+
+def towards(hue: float, amount: float = 0.1) -> torch.Tensor:
+    """A change of colour (3, 4, 5): a pure colour of this hue in degrees, times amount, plus some grey."""
+    return (torch.tensor(colorsys.hsv_to_rgb(hue % 360 / 360, 1, 1)) * amount + 0.05)[:, None, None].expand(
+        3, 4, 5
+    )
+
+
+def spread_of(*changes: torch.Tensor) -> float:
+    """The spread of these changes made to different frames."""
+    sources = [noise(3, 4, 5, seed=k) for k in range(len(changes))]
+    return hue_spread((x + change for x, change in zip(sources, changes, strict=True)), iter(sources))
+
+
+def test_equal_hues_have_no_spread_whatever_their_strength():
+    assert spread_of(towards(30), towards(30), towards(30)) == pytest.approx(0, abs=0.1)
+    assert spread_of(towards(200), towards(200, 0.4)) == pytest.approx(0, abs=0.1)
+    assert spread_of(towards(77)) == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize("hues", [(350, 10), (0, 0, 60), (40, 100, 95, 60), (0, 120, 130), (170, 190)])
+def test_the_spread_of_hues_is_that_of_scipy(hues: tuple[int, ...]):
+    # 1 degree: hues of HSV lie on a hexagon, and differ that much from angles on the plane of colours
+    assert spread_of(*map(towards, hues)) == pytest.approx(circstd(hues, high=360), abs=1.2)
+
+
+def test_hues_at_corners_of_the_hexagon_agree_with_scipy_closely():
+    assert spread_of(*map(towards, (0, 60, 60, 120))) == pytest.approx(
+        circstd([0, 60, 60, 120], high=360), abs=1e-3
+    )
+
+
+def test_hues_across_red_are_near():
+    assert spread_of(towards(350), towards(10)) == pytest.approx(10, abs=1.2)
+
+
+def test_opposite_hues_are_far():
+    assert spread_of(towards(0), towards(180)) > 180
+    assert spread_of(towards(0), towards(120), towards(240)) > 180
+
+
+def test_a_frame_counts_by_its_chroma():
+    twice = circstd([20, 20, 80], high=360)
+    assert spread_of(towards(20, 0.2), towards(80, 0.1)) == pytest.approx(twice, abs=1.2)
+    assert spread_of(towards(20, 0.2), torch.full((3, 4, 5), 0.3)) == pytest.approx(0, abs=0.1)
+
+
+def test_a_grey_change_has_no_hue():
+    assert math.isnan(spread_of(torch.full((3, 4, 5), 0.3), torch.full((3, 4, 5), -0.1)))
+    assert math.isnan(spread_of(towards(20, 0.0005), towards(80, 0.0005)))
+    assert spread_of(towards(20, 0.003), towards(20, 0.003)) == pytest.approx(0, abs=1)
+    assert math.isnan(hue_spread([], []))
+
+
+def test_every_edit_has_its_source():
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        hue_spread([noise(3, 4, 5)] * 2, [noise(3, 4, 5)])
