@@ -7,7 +7,7 @@
 All three are timed in turn within every round, so that a machine that slows down slows all of them, and the
 median over rounds is taken. On CUDA the network computes in half precision, on a CPU in single.
 
-Then what panoramas cost: bench_panorama.py.
+Then what panoramas and videos cost: bench_panorama.py, bench_video.py.
 """
 
 import json
@@ -42,8 +42,8 @@ SPEEDUP_AT_LEAST = 1.3
 class BenchConfig:
     """What to measure."""
 
-    parts: Literal["both", "engine", "panorama"] = "both"
-    """A step of the engine; the edit of panoramas, always with the shipped editor; or both."""
+    parts: Literal["all", "engine", "panorama", "video"] = "all"
+    """A step of the engine; the edit of panoramas or of videos, always with the shipped editor; or all."""
     model: Literal["both", "mini", "sd15"] = "both"
     """Engine: the shipped editor; a UNet of Stable Diffusion 1.5's size with random weights; or both."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -62,6 +62,10 @@ class BenchConfig:
     """Panorama: sizes at which csd is set against ip2p-overlap."""
     panorama_steps: int = 3
     """Panorama: steps to time at each size, of which the median counts."""
+    frames: tuple[int, ...] = (24, 240, 2400)
+    """Video: numbers of frames."""
+    video_steps: int = 3
+    """Video: steps to time at each length, of which the median counts."""
     json: Path | None = None
     """Also write the figures here."""
 
@@ -272,15 +276,21 @@ class _RandomText(InstructPix2Pix):
 
 
 def bench(config: BenchConfig) -> None:
-    """Measure the engine against bare network and published scheme, and what panoramas cost."""
+    """Measure the engine against bare network and published scheme, and what panoramas and videos cost."""
     from csd_core.denoisers.loading import resolve_device
 
     device = resolve_device(None if config.device == "auto" else config.device)
     machine = describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     figures: dict[str, Any] = {"machine": machine}
-    figures["results"] = [] if config.parts == "panorama" else bench_engine(config, device)
-    figures["panorama"] = {} if config.parts == "engine" else bench_panorama(config, device)
+    measures: dict[str, Callable[[BenchConfig, torch.device], Any]] = {
+        "engine": bench_engine,
+        "panorama": bench_panorama,
+        "video": bench_video,
+    }
+    for part, measure_part in measures.items():
+        if config.parts in ("all", part):
+            figures["results" if part == "engine" else part] = measure_part(config, device)
     if config.json:
         config.json.parent.mkdir(parents=True, exist_ok=True)
         config.json.write_text(json.dumps(figures, indent=1))
@@ -337,6 +347,23 @@ def bench_panorama(config: BenchConfig, device: torch.device) -> dict[str, Any]:
         "sizes": [asdict(result) for result in measured.values()],
         "comparisons": [asdict(result) for result in comparisons],
     }
+
+
+def bench_video(config: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
+    """Measure and print what videos cost; the figures of each length."""
+    from csd_core import bench_video as video  # which imports this module
+    from csd_core.presets import VIDEO_MINI
+
+    expect(config.video_steps >= 1, "video_steps", "at least 1", config.video_steps)
+    expect(min(config.frames, default=0) >= 1, "frames", "numbers of frames, at least 1", config.frames)
+    workload, results = mini_workload(device), []
+    for frames in config.frames:
+        print(f"measuring a video of {frames} frames ...", file=sys.stderr, flush=True)
+        results.append(
+            video.measure_video(workload, frames, VIDEO_MINI, config.video_steps, config.max_batch)
+        )
+        print(video.format_video(results[-1], workload, config.max_batch), flush=True)
+    return [asdict(result) for result in results]
 
 
 def format_result(result: BenchResult) -> str:

@@ -7,7 +7,6 @@ from it: a few steps of csd, one sampling step of ip2p-overlap (of large images 
 import math
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from csd_core.baselines import SamplingConfig, ip2p_overlap, num_calls
 from csd_core.bench import PROMPT, Workload, bare_evaluations, stable_diffusion_workload, wait_for
+from csd_core.bench_steps import seconds_since, time_steps
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import expect
 from csd_core.images import resize
@@ -147,11 +147,11 @@ def measure_size(workload: Workload, size: Size, preset: Preset, steps: int, max
         start = time.perf_counter()
         panorama = Panorama(denoiser, image, PROMPT, preset.with_edit(max_batch=max_batch), preset)
         source, _ = panorama.latents
-        encode = _seconds_since(start, denoiser)
-        timed = _time_steps(workload, panorama, steps)
+        encode = seconds_since(start, denoiser)
+        timed = time_steps(workload, panorama, steps)
         start = time.perf_counter()
         panorama.finish(source)
-        decode = _seconds_since(start, denoiser)
+        decode = seconds_since(start, denoiser)
     step = statistics.median(step.seconds for step in timed)
     edit, windows = panorama.edit, panorama.windows.num_particles
     return SizeResult(
@@ -168,37 +168,6 @@ def measure_size(workload: Workload, size: Size, preset: Preset, steps: int, max
         computed_seconds=encode + edit.num_steps * step + decode,
         computed_besides_network=statistics.median(1 - step.bare / step.seconds for step in timed),
     )
-
-
-@dataclass(frozen=True)
-class _Step:
-    seconds: float
-    evaluations: int
-    bare: float
-    """Seconds of as many evaluations of the bare network."""
-
-
-def _time_steps(workload: Workload, panorama: Panorama, count: int) -> list[_Step]:
-    """Time steps 1 to count of an edit, and after each of them the bare network, then stop.
-
-    So both have seen the same machine. Step 0 has what is done once for all steps, and warms up.
-    """
-    denoiser, timed = workload.denoiser, []
-    begun, before = 0.0, 0
-
-    def time_step(step: int, _: Tensor) -> bool:
-        nonlocal begun, before
-        seconds = _seconds_since(begun, denoiser)
-        spent = counted.count - before
-        if step > 0:
-            bare = bare_evaluations(workload, spent, panorama.edit.max_batch)
-            timed.append(_Step(seconds, spent, _seconds_of(bare, denoiser)))
-        begun, before = time.perf_counter(), counted.count
-        return len(timed) == count
-
-    with denoiser.count_evaluations() as counted:
-        panorama.run(callback=time_step)
-    return timed
 
 
 def compare(
@@ -300,17 +269,6 @@ def _paper_evaluations(size: Size) -> tuple[int, int]:
     csd = count_evaluations(panorama.edit, panorama.prompts, panorama.windows.num_particles)
     windows = _num_windows(denoiser, size, PANORAMA.stride)
     return csd, 3 * windows * PANORAMA.sampling.num_inference_steps
-
-
-def _seconds_of(function: Callable[[], object], denoiser: InstructPix2Pix) -> float:
-    start = time.perf_counter()
-    function()
-    return _seconds_since(start, denoiser)
-
-
-def _seconds_since(start: float, denoiser: InstructPix2Pix) -> float:
-    wait_for(denoiser.device)
-    return time.perf_counter() - start
 
 
 def format_size(result: SizeResult, workload: Workload, max_batch: int) -> str:
