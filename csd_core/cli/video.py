@@ -21,15 +21,9 @@ from csd_core.engine import ProgressBar
 from csd_core.errors import expect
 from csd_core.io.files import file_hash
 from csd_core.io.images import Picture, quantise, write_picture
-from csd_core.io.videos import (
-    MAX_FRAMES,
-    Masks,
-    Video,
-    VideoWriter,
-    check_can_write,
-    open_masks,
-    read_video,
-)
+from csd_core.io.video_masks import Masks, open_masks
+from csd_core.io.video_writer import VideoWriter, check_can_write
+from csd_core.io.videos import MAX_FRAMES, Video, read_video
 from csd_core.presets import video_preset
 from csd_core.video import Method, VideoEdit, with_method
 

@@ -1,0 +1,309 @@
+"""Frames encoded into files of FFmpeg, with their times, colours and sound, as a Coding says.
+
+Errors of the disk and of encoders are told apart.
+"""
+
+import errno
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import av
+import av.error
+import av.filter
+import numpy as np
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from csd_core.errors import UserError
+from csd_core.io.video_colours import MATRIX_RGB, Colours, from_rgb
+from csd_core.io.video_sound import CopiedSound
+from csd_core.io.videos import Video
+
+CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""Formats of FFmpeg for videos with sound, by suffix."""
+ANIMATIONS = {".gif": "gif", ".webp": "webp"}
+"""The same for animations."""
+
+_CONTAINER_OPTIONS = {
+    "mp4": {"movflags": "+faststart"},  # a browser shows it before it has the whole file
+    "mov": {"movflags": "+faststart"},
+    "webp": {"loop": "0"},  # for ever, as a GIF does by default
+}
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a video is to be coded: everything but the pixels and the sound.
+
+    Attributes:
+        container: format of FFmpeg.
+        codec: encoder of FFmpeg.
+        pixel_format: what the encoder gets.
+        unit: seconds of a tick.
+        ticks: when each frame is shown, and when the last one ends.
+        options: of the encoder.
+        colours: how it codes them; None for RGB.
+    """
+
+    container: str
+    codec: str
+    pixel_format: str
+    unit: Fraction
+    ticks: tuple[int, ...]
+    options: dict[str, str]
+    colours: Colours | None
+
+
+@contextmanager
+def muxing(path: Path, coding: Coding, video: Video, sound: bool) -> Iterator["_Guarded"]:
+    """Where to write the frames of a file, which is closed at the end.
+
+    Raises:
+        OSError: the disk does not take the file.
+        UserError: the encoder does not take the frames.
+    """
+    file = path.open("w+b")
+    try:
+        sink = _Sink(file)
+        # bitexact: no random numbers and no time of day in the file
+        options = {"fflags": "+bitexact", **_CONTAINER_OPTIONS.get(coding.container, {})}
+        container = av.open(
+            sink, "w", format=coding.container, container_options=options, io_open=sink.reopened
+        )
+        muxer = None
+        try:
+            with _encoding(path, coding, sink):
+                muxer = Muxer(container, coding, video, sound)
+            yield _Guarded(muxer, partial(_encoding, path, coding, sink))
+            with _encoding(path, coding, sink):
+                container.close()
+                sink.flush()
+        finally:
+            sink.error = sink.error or OSError("given up")  # what comes now is not written
+            if muxer is not None:
+                muxer.close()
+            with suppress(Exception):
+                container.close()
+        if coding.container == "webp":
+            _set_last_length(file, coding.ticks[-1] - coding.ticks[0])
+    finally:
+        file.close()
+
+
+def encode_trial(coding: Coding, video: Video, sound: bool = False) -> BytesIO:
+    """A file in memory with the first frame, black; some sound with it.
+
+    Raises:
+        FFmpegError, ValueError, AttributeError: FFmpeg does not take it.
+        UserError: the sound cannot be read.
+    """
+    output = BytesIO()
+    pixels = np.zeros((*video.size, 3), np.uint8)
+    short = replace(coding, ticks=coding.ticks[:2])
+    with (
+        closing(av.open(output, "w", format=coding.container)) as container,
+        closing(Muxer(container, short, video, sound)) as muxer,
+    ):
+        muxer.write(0, pixels)
+        muxer.finish(trial=True)
+    output.seek(0)
+    return output
+
+
+class _Sink:
+    """A file that FFmpeg writes to. It keeps the first error: FFmpeg would lose it, or the later ones."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        return self._tried(lambda: self._file.write(data), len(data))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._tried(lambda: self._file.seek(offset, whence), 0)
+
+    def tell(self) -> int:
+        return self._tried(self._file.tell, 0)
+
+    def flush(self) -> None:
+        self._tried(lambda: self._file.flush() or 0, 0)
+
+    def reopened(self, *_: Any) -> BinaryIO:
+        """What is written so far, to be read again by FFmpeg, which moves it to put the index first."""
+        self.flush()
+        return open(self._file.name, "rb")
+
+    def check(self) -> None:
+        """Raise what a write has raised."""
+        if self.error is not None:
+            raise self.error
+
+    def _tried(self, act: Callable[[], int], otherwise: int) -> int:
+        if self.error is None:
+            try:
+                return act()
+            except OSError as error:
+                self.error = error
+        return otherwise
+
+
+class _Guarded:
+    """A muxer whose errors are told as those of its file."""
+
+    def __init__(self, muxer: "Muxer", guard: Callable[[], Any]) -> None:
+        self._muxer, self._guard = muxer, guard
+
+    def write(self, k: int, pixels: np.ndarray) -> None:
+        with self._guard():
+            self._muxer.write(k, pixels)
+
+    def finish(self) -> None:
+        with self._guard():
+            self._muxer.finish()
+
+
+@contextmanager
+def _encoding(path: Path, coding: Coding, sink: _Sink) -> Iterator[None]:
+    try:
+        yield
+        sink.check()
+    except av.error.FFmpegError as error:
+        sink.check()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        reason = error.strerror or "unknown"
+        got = f"{reason}; choose another codec or container"
+        raise UserError(f"{coding.codec}: expected an encoder that takes the frames, got {got}") from error
+
+
+class Muxer:
+    """Encodes frames into an open container, and copies the sound in between."""
+
+    def __init__(self, container: OutputContainer, coding: Coding, video: Video, sound: bool) -> None:
+        self._container, self._coding = container, coding
+        self._lengths = {start: end - start for start, end in pairwise(coding.ticks)}
+        self._stream = _add_stream(container, coding, video)
+        self._convert = VideoReformatter()
+        self._palettes = _Palettes(video.size, coding.unit) if coding.codec == "gif" else None
+        container.metadata.update(video.metadata)
+        self._sound = CopiedSound(container, video) if sound else None
+
+    def write(self, k: int, pixels: np.ndarray) -> None:
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+        self._stamp(frame, k)
+        if self._palettes:
+            frame = self._palettes.of(frame)
+        else:
+            frame = from_rgb(frame, self._convert, self._coding.colours, self._coding.pixel_format)
+        self._stamp(frame, k)
+        self._mux(self._stream.encode(frame))
+        if self._sound:
+            self._sound.mux_to(self._coding.ticks[k] * self._coding.unit)
+
+    def finish(self, trial: bool = False) -> None:
+        """After the last frame. A trial takes a little of the sound."""
+        self._mux(self._stream.encode())
+        if self._sound and trial:
+            self._sound.mux_some()
+        elif self._sound:
+            self._sound.mux_to(None)
+
+    def close(self) -> None:
+        """Close the source of the sound."""
+        if self._sound:
+            self._sound.close()
+
+    def _stamp(self, frame: VideoFrame, k: int) -> None:
+        frame.pts, frame.time_base = self._coding.ticks[k], self._coding.unit
+        frame.duration = self._lengths[self._coding.ticks[k]]
+
+    def _mux(self, packets: Iterable[Packet]) -> None:
+        for packet in packets:
+            # encoders do not pass on how long a frame is shown; the last one has no next to tell
+            if packet.pts is not None and packet.pts in self._lengths:
+                packet.duration = self._lengths[packet.pts]
+            self._container.mux(packet)
+
+
+def _add_stream(container: OutputContainer, coding: Coding, video: Video) -> VideoStream:
+    options = dict(coding.options)
+    stream = cast(VideoStream, container.add_stream(coding.codec, rate=video.rate or 24, options=options))
+    context = stream.codec_context
+    context.width, context.height, context.pix_fmt = video.width, video.height, coding.pixel_format
+    context.time_base = coding.unit
+    context.framerate = video.rate or Fraction(0)
+    if video.aspect != 1:
+        context.sample_aspect_ratio = video.aspect
+    steps = {after - before for before, after in pairwise(coding.ticks)}
+    if len(steps) > 1:
+        context.max_b_frames = 0  # packets out of order would get each other's length
+    if "crf" not in options:
+        _best_quality(stream, coding.codec)
+    if coding.container in CONTAINERS.values() and av.VideoFormat(coding.pixel_format).is_rgb:
+        context.colorspace = MATRIX_RGB
+    if colours := coding.colours:
+        context.colorspace, context.color_range = colours.matrix, colours.range
+        context.color_trc, context.color_primaries = colours.transfer, colours.primaries
+    if coding.codec == "libvpx":
+        context.bit_rate = 20 * video.width * video.height  # it has no quality without one
+    return stream
+
+
+def _best_quality(stream: VideoStream, codec: str) -> None:
+    """For old encoders, whose own default is a rate for small pictures."""
+    if codec in ("mpeg4", "mjpeg", "mpeg2video", "mpeg1video", "msmpeg4", "h263", "flv"):
+        stream.codec_context.qscale = True
+        stream.codec_context.global_quality = 3 * 118  # in units of FF_QP2LAMBDA
+
+
+class _Palettes:
+    """The colours of a GIF, chosen anew for each frame."""
+
+    def __init__(self, size: tuple[int, int], unit: Fraction) -> None:
+        graph = av.filter.Graph()
+        given = av.VideoFormat("rgb24")
+        start = graph.add_buffer(width=size[1], height=size[0], format=given, time_base=unit)
+        split = graph.add("split")
+        choose = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+        use, end = graph.add("paletteuse", "new=1:dither=sierra2_4a"), graph.add("buffersink")
+        start.link_to(split)
+        split.link_to(use, 0, 0)
+        split.link_to(choose, 1, 0)
+        choose.link_to(use, 0, 1)
+        use.link_to(end)
+        graph.configure()
+        self._graph = graph
+
+    def of(self, frame: VideoFrame) -> VideoFrame:
+        self._graph.vpush(frame)
+        return self._graph.vpull()
+
+
+def _set_last_length(file: BinaryIO, total: int) -> None:
+    """The encoder of WebP guesses how long the last frame is shown: write it into its chunk, in ms."""
+    file.seek(0, os.SEEK_END)
+    size, at, before, last = file.tell(), 12, 0, None
+    while at + 8 <= size:
+        file.seek(at)
+        kind, length = struct.unpack("<4sI", file.read(8))
+        if kind == b"ANMF":
+            file.seek(at + 20)
+            last = at + 20, before
+            before += int.from_bytes(file.read(3), "little")
+        at += 8 + length + length % 2
+    if last:
+        file.seek(last[0])
+        file.write((total - last[1]).to_bytes(3, "little"))

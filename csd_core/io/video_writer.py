@@ -1,0 +1,227 @@
+"""Write edited videos, all or nothing, and check beforehand that it can be done.
+
+The suffix of the output says what it becomes: a video, an animation or a folder of PNGs.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import av.error
+import numpy as np
+
+from csd_core.errors import UserError, expect
+from csd_core.io.files import check_output, folder_written_beside, written_beside
+from csd_core.io.images import Picture, write_picture
+from csd_core.io.video_codecs import check_no_codec, choose_coding
+from csd_core.io.video_muxer import ANIMATIONS, CONTAINERS, Coding, encode_trial, muxing
+from csd_core.io.video_sources import decoding, open_container
+from csd_core.io.videos import Video
+
+
+def check_can_write(
+    output: Path, video: Video, *, codec: str | None = None, crf: int | None = None, sound: bool = True
+) -> list[str]:
+    """Check, before any long work, that the video can be written to `output`. A frame is encoded to try it.
+
+    The suffix says what is written: .mp4 .mov .mkv .webm .gif .webp; without one, a folder of PNGs.
+
+    Returns:
+        What a user should know of the output, those of video.notes among it.
+
+    Raises:
+        UserError: unknown suffix, the codec is not there, does not fit or refuses the size, the sound does
+            not fit, or what is at `output` must not be replaced.
+    """
+    notes = list(video.notes)
+    suffix = _suffix(output)
+    _check_place(output, video)
+    if video.has_sound and sound and suffix not in CONTAINERS:
+        notes.append(f"{suffix or 'a folder'} holds no sound: it is left out")
+    if not suffix:
+        check_no_codec(output, codec, crf)
+        return [*notes, "a folder of frames holds no times"] if video.num_frames > 1 else notes
+    coding = choose_coding(output, video, codec, crf)
+    notes += _notes_on_times(suffix, video, coding)
+    if suffix in CONTAINERS:
+        notes += _notes_on_pixels(output, video, coding)
+        if video.has_sound and sound:
+            _try_sound(output, video, coding)
+    return notes
+
+
+class VideoWriter:
+    """Write the frames of an edited video, all or nothing: use it as a context manager.
+
+    Times, pixel shape, colour tags, metadata and sound are those of `video`. Where the container or the codec
+    cannot hold them, check_can_write says so.
+
+    Args:
+        output: see check_can_write.
+        video: what was edited.
+        codec: an encoder of FFmpeg. Default: libx264; libvpx-vp9 for .webm.
+        crf: quality of the encoder, lower is better.
+        sound: copy the sound.
+
+    Raises:
+        UserError: as check_can_write.
+        OSError: the disk does not take the file; what was at `output` stays.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        video: Video,
+        codec: str | None = None,
+        crf: int | None = None,
+        sound: bool = True,
+    ) -> None:
+        self._output, self._video = output, video
+        self._sound = sound and video.has_sound and _suffix(output) in CONTAINERS
+        if _suffix(output):
+            self._coding = choose_coding(output, video, codec, crf)
+        else:
+            self._coding = None
+            check_no_codec(output, codec, crf)
+        self._stack, self._written = ExitStack(), 0
+        self._target: _Target | None = None
+
+    def __enter__(self) -> "VideoWriter":
+        _check_place(self._output, self._video)
+        with ExitStack() as stack:
+            if self._coding is None:
+                folder = stack.enter_context(folder_written_beside(self._output))
+                self._target = _Folder(folder, self._video.num_frames, partial(_check_folder, self._output))
+            else:
+                beside = stack.enter_context(written_beside(self._output))
+                muxer = muxing(beside, self._coding, self._video, self._sound)
+                self._target = stack.enter_context(muxer)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        if failure[0] is not None:
+            self._stack.__exit__(*failure)
+            return
+        with self._stack:
+            if self._target is None or self._written != self._video.num_frames:
+                raise ValueError(f"expected {self._video.num_frames} frames, got {self._written}")
+            self._target.finish()
+
+    def write(self, pixels: np.ndarray) -> None:
+        """The next frame.
+
+        Raises:
+            ValueError: it is not uint8 (H, W, 3) of the size of the video, or there are more than in it.
+        """
+        shape = (*self._video.size, 3)
+        if pixels.dtype != np.uint8 or pixels.shape != shape:
+            raise ValueError(f"expected uint8 {shape}, got {pixels.dtype} {pixels.shape}")
+        if self._target is None or self._written >= self._video.num_frames:
+            raise ValueError(f"expected {self._video.num_frames} frames in a with block, got another")
+        self._target.write(self._written, pixels)
+        self._written += 1
+
+
+class _Target(Protocol):
+    """Where frames go."""
+
+    def write(self, k: int, pixels: np.ndarray) -> None: ...
+
+    def finish(self) -> None:
+        """After the last frame."""
+        ...
+
+
+class _Folder:
+    """Numbered PNGs."""
+
+    def __init__(self, folder: Path, num_frames: int, check: Callable[[], None]) -> None:
+        self._folder, self._check = folder, check
+        self._digits = max(5, len(str(num_frames - 1)))
+
+    def write(self, k: int, pixels: np.ndarray) -> None:
+        write_picture(self._folder / f"{k:0{self._digits}d}.png", Picture(pixels))
+
+    def finish(self) -> None:
+        self._check()  # something may have been put there meanwhile
+
+
+def _suffix(output: Path) -> str:
+    suffix = output.suffix.lower()
+    known = (*CONTAINERS, *ANIMATIONS)
+    got = f"{suffix}; rename the output"
+    expect(not suffix or suffix in known, str(output), f"one of {' '.join(known)}, or no suffix", got)
+    return suffix
+
+
+def _check_place(output: Path, video: Video) -> None:
+    if output.suffix:
+        check_output(output, video.path)
+        return
+    _check_folder(output)
+    place, source = output.resolve(), video.path.resolve()
+    inside = "the input, or a folder around it; choose another output"
+    expect(place != source and place not in source.parents, str(output), "a new folder", inside)
+    if not output.is_dir():
+        check_output(output, video.path)
+    else:
+        got = "one that is not; choose another output"
+        writable = os.access(place.parent, os.W_OK | os.X_OK)
+        expect(writable, str(place.parent), "a folder that can be written", got)
+
+
+def _check_folder(output: Path) -> None:
+    """A folder is replaced if nothing but frames is lost."""
+    if not os.path.lexists(output):
+        return
+    got = "a file; choose another output, or a name with a suffix such as .mp4"
+    expect(output.is_dir(), str(output), "a folder for the frames", got)
+    others = [entry.name for entry in output.iterdir() if not re.fullmatch(r"[0-9]+\.png", entry.name)]
+    expected = "a folder that is empty or holds numbered PNGs alone"
+    expect(not others, str(output), expected, f"{others[:1]} in it; choose another output")
+
+
+def _try_sound(output: Path, video: Video, coding: Coding) -> None:
+    try:
+        with decoding(video.path), open_container(video.path) as container:
+            names = [getattr(s.codec_context, "name", "unknown") for s in container.streams.audio]
+        encode_trial(coding, video, sound=True)
+    except UserError:
+        raise
+    except (av.error.FFmpegError, ValueError, AttributeError) as error:
+        expected = f"sound that {output.suffix.lower()} holds"
+        got = f"{' and '.join(names)}; write a .mkv, or leave the sound out with --no-sound"
+        raise UserError(f"{output}: expected {expected}, got {got}") from error
+
+
+def _notes_on_times(suffix: str, video: Video, coding: Coding) -> list[str]:
+    if suffix not in ANIMATIONS:
+        return []
+    stamps = (*video.times, video.end)
+    notes = ["a GIF has at most 256 colours in a frame"] if suffix == ".gif" else []
+    off = max(abs(tick * coding.unit - stamp) for tick, stamp in zip(coding.ticks, stamps, strict=True))
+    if off > coding.unit:
+        return [*notes, "a GIF shows at most 50 frames per second: this one becomes slower"]
+    if off > 0:
+        notes.append(f"{suffix} shows frames at multiples of {coding.unit} s: times are rounded")
+    return notes
+
+
+def _notes_on_pixels(output: Path, video: Video, coding: Coding) -> list[str]:
+    notes = []
+    if coding.pixel_format == "yuv444p" and coding.codec in ("libx264", "libx265"):
+        notes.append("sides are odd: colours are written whole (yuv444p), which some players do not show")
+    if video.aspect != 1 and not _keeps_aspect(coding, video):
+        notes.append(f"{output.suffix} with {coding.codec} does not keep that pixels are not square")
+    return notes
+
+
+def _keeps_aspect(coding: Coding, video: Video) -> bool:
+    with av.open(encode_trial(coding, video), "r") as container:
+        return container.streams.video[0].sample_aspect_ratio == video.aspect

@@ -1,0 +1,77 @@
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+import pytest
+
+from csd_core.io.videos import read_video
+from tests.csd_core.io.clips import NTSC, UNEVEN, apart, clip, copy, decoded, folder, pictures, stamps
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "known"),
+    [
+        ("b.mkv", "ffv1", "ffv1"),
+        ("b.mp4", "libx265", "hevc"),
+        ("b.mp4", "libsvtav1", "av1"),
+        ("b.mp4", "mpeg4", "mpeg4"),
+        ("b.webm", "vp9", "vp9"),
+        ("b.webm", "libvpx", "vp8"),
+        ("b.mov", "prores_ks", "prores"),
+        ("b.mov", "mjpeg", "mjpeg"),
+        ("b.mp4", "libx264rgb", "h264"),
+    ],
+)
+def test_other_codecs(tmp_path: Path, name: str, codec: str, known: str) -> None:
+    frames = pictures(4, 64, 64)
+    video = read_video(clip(tmp_path / "a.mkv", frames, codec="ffv1", pixels="bgr0"))
+    copy(video, tmp_path / name, codec=codec)
+    with av.open(tmp_path / name) as container:
+        name_ = container.streams.video[0].codec_context.codec.canonical_name
+    assert name_ == known
+    again = read_video(tmp_path / name)
+    assert (again.rate, again.end, again.total) == (NTSC, 4 / NTSC, 4)
+    if codec == "ffv1":
+        np.testing.assert_array_equal(decoded(tmp_path / name), frames)
+    assert apart(list(again.frames()), frames) < 5
+
+
+def test_the_quality(tmp_path: Path) -> None:
+    noise = list(np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), dtype=np.uint8))
+    video = read_video(folder(tmp_path / "in", noise))
+    sizes = []
+    for crf in (0, 18, None, 40):
+        copy(video, tmp_path / "a.mp4", crf=crf)
+        sizes.append((tmp_path / "a.mp4").stat().st_size)
+    assert sizes[0] > sizes[1] == sizes[2] > sizes[3]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+def test_varying_times_are_kept(tmp_path: Path, suffix: str) -> None:
+    source = clip(tmp_path / "a.mp4", pictures(8), rate=None, times=UNEVEN, end=Fraction(1))
+    video, output = read_video(source), tmp_path / f"b{suffix}"
+    copy(video, output)
+    assert stamps(output) == UNEVEN
+    again = read_video(output)
+    assert (again.times, again.end, again.rate) == (video.times, video.end, None)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_last_frame_that_lasts(tmp_path: Path, suffix: str) -> None:
+    times = [Fraction(k, 25) for k in range(6)]
+    source = clip(tmp_path / "a.mp4", pictures(6), rate=None, times=times, end=Fraction(2))
+    video = read_video(source)
+    assert (video.rate, video.end) == (25, 2)
+    copy(video, tmp_path / f"b{suffix}")
+    again = read_video(tmp_path / f"b{suffix}")
+    assert (again.rate, again.end, again.times) == (25, 2, tuple(times))
+
+
+def test_every_second_frame_has_half_the_rate(tmp_path: Path) -> None:
+    path = clip(tmp_path / "a.mp4", rate=Fraction(30))
+    copy(read_video(path, frames=slice(4, None, 2)), tmp_path / "b.mp4")
+    assert stamps(tmp_path / "b.mp4") == [Fraction(k, 15) for k in range(4)]
+    with av.open(tmp_path / "b.mp4") as container:
+        assert container.streams.video[0].average_rate == 15

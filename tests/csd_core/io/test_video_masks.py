@@ -1,0 +1,89 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from csd_core.errors import UserError
+from csd_core.io.video_masks import open_masks
+from csd_core.io.videos import Video, read_video
+from tests.csd_core.io.clips import clip, folder, levels, pictures
+
+
+def test_a_still_mask_repeats(tmp_path: Path) -> None:
+    video = read_video(clip(tmp_path / "a.mp4"), frames=slice(3, 8))
+    for name in ("mask.png", "mask.gif", "mask.webp"):
+        Image.fromarray(levels()[0]).save(tmp_path / name, lossless=True)
+        masks = open_masks(tmp_path / name, video)
+        assert masks.still
+        for _ in range(2):
+            np.testing.assert_array_equal(list(masks), [levels()[0][..., 0] / np.float32(255)] * 5)
+        assert next(iter(masks)).dtype == np.float32
+
+
+def test_moving_masks(tmp_path: Path) -> None:
+    video = read_video(clip(tmp_path / "a.mp4"), frames=slice(3, 9, 2))
+    expected = np.array([mask[..., 0] for mask in levels()[3:9:2]]) / np.float32(255)
+    whole = [
+        folder(tmp_path / "whole", levels()),
+        clip(tmp_path / "whole.mkv", levels(), codec="ffv1", pixels="bgr0"),
+    ]
+    part = [folder(tmp_path / "part", levels()[3:9:2]), clip(tmp_path / "part.mp4", levels()[3:9:2])]
+    for path in (*whole, *part):
+        masks = open_masks(path, video)
+        assert not masks.still
+        for _ in range(2):
+            found = list(masks)
+            assert {mask.dtype for mask in found} == {np.dtype(np.float32)}
+            assert [mask.shape for mask in found] == [(32, 48)] * 3
+            if path.suffix != ".mp4":
+                np.testing.assert_array_equal(found, expected)
+            else:
+                assert np.abs(np.array(found) - expected).mean() < 0.02
+                assert (np.array(found)[:, :, 40:] == 0).all()  # free of noise
+                assert (np.array(found) <= 1).all()
+
+
+def test_masks_of_a_lossy_video_are_cleared_of_noise(tmp_path: Path) -> None:
+    video = read_video(clip(tmp_path / "a.mp4", pictures(2)))
+    noisy = [np.where(mask == 255, 252, 3).astype(np.uint8) for mask in levels(2)]
+    noisy[0][:4] = 100
+    path = clip(tmp_path / "b.mp4", noisy, codec="libx264rgb", pixels="rgb24", options={"crf": "0"})
+    first, second = open_masks(path, video)
+    assert (first[:4] == np.float32(100) / np.float32(255)).all()
+    np.testing.assert_array_equal(second, levels(2)[1][..., 0] / 255)
+    exact = clip(tmp_path / "c.mkv", noisy, codec="ffv1", pixels="bgr0")
+    assert next(iter(open_masks(exact, video))).max() == np.float32(252) / np.float32(255)
+
+
+def test_a_mask_of_one_frame_may_be_black(tmp_path: Path) -> None:
+    video = read_video(clip(tmp_path / "a.mp4", pictures(3)))
+    path = folder(tmp_path / "masks", [np.zeros((32, 48, 3), np.uint8), *levels(2)])
+    assert not next(iter(open_masks(path, video))).any()
+    clear = np.dstack([np.full((32, 48, 3), 255, np.uint8), levels(1)[0][..., 0]])
+    Image.fromarray(clear).save(path / "f0.png")
+    np.testing.assert_array_equal(next(iter(open_masks(path, video))), levels(1)[0][..., 0] / 255)
+
+
+def no_masks(path: Path, video: Video, **settings: Any) -> str:
+    with pytest.raises(UserError) as error:
+        open_masks(path, video, **settings)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_masks_that_do_not_fit(tmp_path: Path) -> None:
+    video = read_video(clip(tmp_path / "a.mp4"), frames=slice(0, 4))
+    path = clip(tmp_path / "b.mp4", pictures(12, 16, 16))
+    assert "expected 48x32 as the video, got 16x16" in no_masks(path, video)
+    Image.fromarray(levels()[0][:20]).save(tmp_path / "c.png")
+    assert "expected 48x32" in no_masks(tmp_path / "c.png", video)
+    for count in (5, 13):
+        path = folder(tmp_path / f"masks{count}", levels(count))
+        said = no_masks(path, video)
+        assert f"12 masks, one for each frame of the video, or 4 for those selected, got {count}" in said
+    path = folder(tmp_path / "black", [np.zeros((32, 48, 3), np.uint8)] * 4)
+    assert "white where to edit" in no_masks(path, video)
+    assert "no such file" in no_masks(tmp_path / "none.png", video)
+    assert "--max-pixels" in no_masks(path, video, max_pixels=9)
