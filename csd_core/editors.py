@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from csd_core.baselines import check_settings
 from csd_core.config import EditConfig
 from csd_core.denoisers.instruct_pix2pix import DEFAULT_MODEL, InstructPix2Pix
 from csd_core.detail import DETAIL, Detail
@@ -284,6 +285,8 @@ class VideoEditor(Editor):
             )
             for text in prompts
         ]
+        if method == "ip2p-frame":
+            check_settings(self.denoiser, sampling)
         edited = []
         for job in jobs:
             job.latents = jobs[0].latents

@@ -84,7 +84,7 @@ def as_masks(mask: Picture | Sequence[Picture], clip: Clip) -> list[np.ndarray]:
     """
     known = isinstance(mask, Image.Image | Sequence | np.ndarray | Tensor)
     expect(known, "mask", "PIL, numpy or torch, or several of them", type(mask).__name__)
-    single = isinstance(mask, Image.Image) or (not isinstance(mask, Sequence) and mask.ndim == 2)
+    single = isinstance(mask, Image.Image) or (not isinstance(mask, Sequence) and mask.ndim < 3)
     masks = [as_mask_tensor(part).numpy() for part in ([mask] if single else mask)]  # pyright: ignore
     wanted = f"one, or one for each of {clip.num_frames} frames"
     expect(single or len(masks) == clip.num_frames, "mask", wanted, len(masks))

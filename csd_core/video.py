@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -97,6 +97,8 @@ class VideoEdit:
         self._detail: Detail = detail
         expect(bool(prompt.strip()), "prompt", "an instruction", "nothing")
         expect(clip.num_frames >= 1, "video", "at least one frame", "none")
+        known = get_args(Detail)
+        expect(detail in known, "detail", f"one of {', '.join(known)}", detail)
         least = denoiser.downscale
         short = denoiser.native_size if resolution is None else resolution
         expect(short >= least, "resolution", f"at least {least} pixels", short)

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from csd_core.baselines import METHODS, SamplingConfig, ip2p_overlap, ip2p_patch, ip2p_resize, num_calls
+from csd_core.baselines import (
+    METHODS,
+    SamplingConfig,
+    ip2p_frames,
+    ip2p_overlap,
+    ip2p_patch,
+    ip2p_resize,
+    num_calls,
+)
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import UserError
 from csd_core.images import resize
@@ -173,6 +181,70 @@ def test_no_large_image_passes_the_vae_untiled(
     method(model, picture(NATIVE_SIZE, 5 * NATIVE_SIZE), PROMPT, replace(CONFIG, num_inference_steps=1))
     assert sides
     assert max(sides) <= model.tile_above < 5 * NATIVE_SIZE
+
+
+# Frames
+
+
+def pictures(count: int, height: int = 36, width: int = 48) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@each_scheduler
+def test_a_frame_is_what_diffusers_makes_of_it(tiny_model: Path, scheduler: str) -> None:
+    model, images = load(tiny_model, scheduler), pictures(3)
+    edited = ip2p_frames(model, model.encode_condition(images), PROMPT, CONFIG)
+    assert edited.shape == (3, 4, 36 // DOWNSCALE, 48 // DOWNSCALE)
+    for image, made in zip(images, model.decode(edited), strict=True):
+        assert difference(made[None], by_hand(model, image[None], CONFIG)) < PIPELINE_ERROR
+
+
+def test_a_frame_does_not_know_its_place(tiny_epsilon: Path) -> None:
+    """Neither the others nor the batches matter, even where every step draws noise."""
+    model = load(tiny_epsilon, "EulerAncestralDiscreteScheduler")
+    condition = model.encode_condition(pictures(5, 16, 20))
+    condition[[2, 4]] = condition[0]
+    whole = ip2p_frames(model, condition, PROMPT, replace(CONFIG, max_batch=100))
+    assert difference(whole[2], whole[0]) < SPLIT_ERROR
+    assert difference(whole[1], whole[0]) > 0.01
+    for max_batch in (2, 7):
+        parts = ip2p_frames(model, condition, PROMPT, replace(CONFIG, max_batch=max_batch))
+        assert difference(parts, whole) < SPLIT_ERROR
+        assert difference(parts[4], parts[0]) < SPLIT_ERROR
+    assert difference(ip2p_frames(model, condition, PROMPT, replace(CONFIG, seed=6)), whole) > 0.01
+
+
+@pytest.mark.parametrize(("max_batch", "calls"), [(2, 5 * 2), (4, 5), (7, 3), (100, 1)])
+def test_evaluations_and_calls_of_frames(tiny_epsilon: Path, max_batch: int, calls: int) -> None:
+    model, frames, batches = load(tiny_epsilon), [], []
+    condition = model.encode_condition(pictures(5, 16, 16))
+    model.pipeline().unet.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    config = replace(CONFIG, max_batch=max_batch)
+    with model.count_evaluations() as counted:
+        ip2p_frames(model, condition, PROMPT, config, callback=frames.append)
+    assert counted.count == CONFIG.num_inference_steps * 5 * 3
+    assert max(batches) <= max_batch
+    assert len(batches) == CONFIG.num_inference_steps * calls
+    assert frames == [0, 1, 2, 3, 4]
+
+
+def test_frames_leave_the_global_generator_and_their_condition_alone(tiny_epsilon: Path) -> None:
+    model = load(tiny_epsilon, "EulerAncestralDiscreteScheduler")
+    condition = model.encode_condition(pictures(2))
+    before, kept = torch.manual_seed(7).get_state(), condition.clone()
+    ip2p_frames(model, condition, PROMPT, CONFIG)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(condition, kept)
+
+
+def test_bad_settings_of_frames(tiny_epsilon: Path) -> None:
+    model, condition = load(tiny_epsilon), torch.zeros(2, 4, 8, 8)
+    with pytest.raises(UserError, match="num_inference_steps: expected fewer than the model's 1000"):
+        ip2p_frames(model, condition, PROMPT, replace(CONFIG, num_inference_steps=1000))
+    with pytest.raises(UserError, match="max_batch"):
+        ip2p_frames(model, condition, PROMPT, replace(CONFIG, max_batch=0))
+    with pytest.raises(UserError, match="prompt: expected an instruction"):
+        ip2p_frames(model, condition, " ", CONFIG)
 
 
 # What a result depends on, and what it costs

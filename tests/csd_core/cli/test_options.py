@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import tyro
 
 from csd_core.cli.options import EditOptions, beside
 from csd_core.cli.panorama import PanoramaOptions
+from csd_core.cli.video import VideoOptions
 from csd_core.config import EditConfig
 from csd_core.errors import UserError
 
@@ -37,6 +39,51 @@ def test_files_beside_the_output() -> None:
     assert beside(output, ".json") == Path("folder/snow.v2.png.json")
     assert beside(output, "preview") == Path("folder/snow.v2.preview.png")
     assert beside(output, "step-12") == Path("folder/snow.v2.step-12.png")
+
+
+def test_files_beside_a_folder_have_no_suffix_by_chance() -> None:
+    output = Path("folder/snow")
+    assert beside(output, ".json") == Path("folder/snow.json")
+    assert beside(output, ".unfinished.safetensors") == Path("folder/snow.unfinished.safetensors")
+    assert beside(output, "preview") == Path("folder/snow-preview")
+    assert beside(output, "step-12") == Path("folder/snow-step-12")
+    assert not beside(output, "step-12").suffix  # what was stopped is a folder again
+
+
+@pytest.mark.parametrize(
+    ("output", "preview"),
+    [
+        ("snow.mp4", "snow.preview.png"),
+        ("snow.v2.gif", "snow.v2.preview.png"),
+        ("snow", "snow-preview.png"),
+    ],
+)
+def test_the_preview_of_a_video_is_a_picture(output: str, preview: str) -> None:
+    chosen = VideoOptions(output=Path("folder") / output, video=Path("in.mp4"))
+    assert chosen.preview == Path("folder") / preview
+    assert chosen.may_be_folder == (output == "snow")
+    assert EditOptions(output=Path("a/snow.png")).preview == Path("a/snow.preview.png")
+    assert not EditOptions(output=Path("a/snow")).may_be_folder
+
+
+def test_only_a_video_may_be_written_to_a_folder(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    VideoOptions(output=there, video=tmp_path / "in.mp4", prompt="red").check(tmp_path / "in.mp4")
+    with pytest.raises(UserError, match="expected a file to write, got a folder"):
+        EditOptions(output=there).check(tmp_path / "in.png")
+    with pytest.raises(UserError, match="the input itself"):
+        VideoOptions(output=there, video=there, prompt="red").check(there)
+
+
+@pytest.mark.parametrize("name", ["detail", "codec", "crf", "sound", "max_frames"])
+def test_how_frames_are_written_may_change_on_the_way(name: str, tmp_path: Path) -> None:
+    plain = VideoOptions(output=tmp_path / "a.mp4", video=tmp_path / "in.mp4", prompt="red")
+    other: dict[str, Any] = {"detail": "none", "codec": "ffv1", "crf": 9, "sound": False, "max_frames": 9}
+    assert replace(plain, **{name: other[name]}).identity() == plain.identity()
+    for decisive in ({"frames": "1:"}, {"resolution": 9}, {"method": "sds"}, {"source_prompt": "a"}):
+        settings: dict[str, Any] = decisive
+        assert replace(plain, **settings).identity() != plain.identity()
 
 
 @pytest.mark.parametrize(
@@ -129,9 +176,10 @@ def test_the_model_is_loaded_as_asked(tiny_epsilon: Path, tmp_path: Path) -> Non
     assert model.device == torch.device("cpu")
 
 
-def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
+def test_every_option_is_explained(kind: type[EditOptions], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        tyro.cli(PanoramaOptions, args=["--help"])
+        tyro.cli(kind, args=["--help"])
     said = capsys.readouterr().out
-    for name in PanoramaOptions.__dataclass_fields__:
+    for name in kind.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in said
