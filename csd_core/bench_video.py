@@ -92,7 +92,7 @@ def measure_video(
         begun = time.perf_counter()
         source, _ = edit.latents
         encode = seconds_since(begun, denoiser)
-        timed = time_steps(replace(workload, size=edit.latent_shape[1:]), edit, steps)
+        timed = time_steps(replace(workload, size=edit.particle_size), edit, steps)
         begun = time.perf_counter()
         count = sum(1 for _ in zip(edit.finish(source), range(finished), strict=False))
         each = seconds_since(begun, denoiser) / count

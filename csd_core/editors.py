@@ -270,7 +270,9 @@ class VideoEditor(Editor):
         edit = preset.with_edit(learning_rate=learning_rate, batch_size=batch_size, t_range=t_range, **common)
         sampling = preset.with_sampling(num_inference_steps=num_inference_steps, **common)
         if method != "ip2p-frame":
-            edit = with_method(edit, method, source_prompt, scaled=learning_rate is None)
+            edit = with_method(
+                edit, method, source_prompt, num_frames=clip.num_frames, scaled=learning_rate is None
+            )
         jobs = [
             VideoEdit(
                 self.denoiser,

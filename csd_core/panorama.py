@@ -162,6 +162,11 @@ class Panorama:
         """N, the number of windows."""
         return self.windows.num_particles
 
+    @property
+    def particle_size(self) -> tuple[int, int]:
+        """Height and width of a window, in latent pixels."""
+        return self.windows.window, self.windows.window
+
     @cached_property
     def latents(self) -> tuple[Tensor, Tensor]:
         """Source latents and image condition, each (1, C, h, w). Computed once."""

@@ -34,17 +34,19 @@ def count_evaluations(config: EditConfig, prompts: PromptWeights, num_particles:
     return sum(per_particle[p] for step in steps for p in particles_of_step(config, num_particles, step))
 
 
-def measure_evaluation(denoiser: Denoiser, prompt: str, batch: int, also: Callable[[], object]) -> Cost:
-    """Time two batches of evaluations at the native size, after one to warm up.
+def measure_evaluation(
+    denoiser: Denoiser, prompt: str, size: tuple[int, int], batch: int, also: Callable[[], object]
+) -> Cost:
+    """Time two batches of evaluations, after one to warm up.
 
     Args:
         denoiser: the model.
         prompt: any.
+        size: height and width of a particle, in latent pixels.
         batch: evaluations at a time.
         also: called before the memory is read: whatever else the edit will hold at its peak.
     """
-    side = denoiser.native_size // denoiser.downscale
-    shape = (batch, denoiser.latent_channels, side, side)
+    shape = (batch, denoiser.latent_channels, *size)
     x = torch.randn(shape, generator=step_generator(0)).to(denoiser.device)
     t = torch.full((batch,), denoiser.schedule.num_timesteps // 3, device=denoiser.device)
     text = denoiser.embed([prompt]).expand(batch, -1, -1)

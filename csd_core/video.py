@@ -116,11 +116,15 @@ class VideoEdit:
         return self.layout.num_particles
 
     @property
+    def particle_size(self) -> tuple[int, int]:
+        """Height and width of a frame, in latent pixels."""
+        height, width = (math.ceil(side / self._denoiser.downscale) for side in self.size)
+        return height, width
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """C, h, w of one frame."""
-        factor = self._denoiser.downscale
-        height, width = (math.ceil(side / factor) for side in self.size)
-        return self._denoiser.latent_channels, height, width
+        return self._denoiser.latent_channels, *self.particle_size
 
     @property
     def nbytes(self) -> int:
@@ -199,9 +203,11 @@ class VideoEdit:
         return torch.cat([self.decode(canvas[k : k + 1])[0] for k in some], dim=-1).cpu()
 
     def decode_one_tile(self) -> Tensor:
-        """Decode as much as is decoded at a time, for the sake of its memory."""
-        zeros = torch.zeros(self.edit.max_batch, *self.latent_shape, device=self._denoiser.device)
-        return self._denoiser.decode(zeros)
+        """Decode as much as is decoded at a time beside frames at their own size, for the sake of its memory."""
+        device, count = self._denoiser.device, min(self.edit.max_batch, self.num_particles)
+        frames = torch.ones(count, 3, *self._clip.size, device=device)
+        decoded = self.decode(torch.zeros(count, *self.latent_shape, device=device))
+        return carried(frames[:1], decoded[:1], decoded[:1], self._detail)
 
     def _batches(self) -> Iterator[tuple[slice, list[Tensor]]]:
         """The frames as images (1, 3, H, W) in [0, 1] on the device, max_batch at a time; their numbers."""
@@ -228,17 +234,21 @@ class Frames(Stack):
         return math.ceil(updates * self.steps_per_round)
 
 
-def with_method(edit: EditConfig, method: Method, source_prompt: str, *, scaled: bool) -> EditConfig:
+def with_method(
+    edit: EditConfig, method: Method, source_prompt: str, *, num_frames: int, scaled: bool
+) -> EditConfig:
     """The settings of a method that optimises.
 
     source_prompt: what the video shows; for dds.
-    scaled: fit the learning rate. Particles that share gradients under the median bandwidth move by about
+    num_frames: N.
+    scaled: fit the learning rate. B particles that share gradients under the median bandwidth move by about
         2 / (B + 1) of what each of them would move by itself.
     """
     expect(method in VARIANTS, "method", f"one of {', '.join(VARIANTS)}", method)
     varied = replace(edit, **VARIANTS[method], source_prompt=source_prompt)  # pyright: ignore[reportArgumentType]
     if method == "no-svgd" and scaled:
-        return replace(varied, learning_rate=edit.learning_rate * 2 / (edit.batch_size + 1))
+        shared = num_frames / math.ceil(num_frames / edit.batch_size)  # by the frames of a step, in the mean
+        return replace(varied, learning_rate=edit.learning_rate * 2 / (shared + 1))
     return varied
 
 

@@ -40,6 +40,11 @@ class Edit(Protocol):
         ...
 
     @property
+    def particle_size(self) -> tuple[int, int]:
+        """Height and width of a particle, in latent pixels."""
+        ...
+
+    @property
     def nbytes(self) -> int:
         """Bytes of what grows with the size of the input."""
         ...
@@ -110,7 +115,11 @@ class Job:
         edit = self.edit.edit
         total = count_evaluations(edit, self.edit.prompts, self.edit.num_particles)
         cost = measure_evaluation(
-            denoiser, next(iter(self.edit.prompts)), edit.max_batch, self.edit.decode_one_tile
+            denoiser,
+            next(iter(self.edit.prompts)),
+            self.edit.particle_size,
+            edit.max_batch,
+            self.edit.decode_one_tile,
         )
         gib = cost.peak_gib + self.edit.nbytes / 2**30
         each = f"{cost.seconds:.4f} s an evaluation on {denoiser.device}, mean of two timed batches"

@@ -173,8 +173,13 @@ def prepare(options: VideoOptions, inputs: Inputs, denoiser: InstructPix2Pix) ->
     preset = video_preset(denoiser)
     edit = preset.with_edit(**options.edit_settings())
     if options.method != "ip2p-frame":
-        scaled = options.learning_rate is None
-        edit = with_method(edit, options.method, options.source_prompt, scaled=scaled)
+        edit = with_method(
+            edit,
+            options.method,
+            options.source_prompt,
+            num_frames=inputs.video.num_frames,
+            scaled=options.learning_rate is None,
+        )
     return VideoEdit(
         denoiser,
         inputs.video,

@@ -273,7 +273,8 @@ class Bench:
         preset = video_preset(self.denoiser)
         edit = preset.with_edit(seed=cell.seed)
         if cell.method != "ip2p-frame":
-            edit = with_method(edit, cell.method, SOURCE_PROMPT, scaled=True)
+            frames = self.footage.clip.num_frames
+            edit = with_method(edit, cell.method, SOURCE_PROMPT, num_frames=frames, scaled=True)
         prompt, steps = INSTRUCTIONS[cell.instruction].wordings[0], self.config.num_steps
         return VideoEdit(self.denoiser, self.footage.clip, prompt, edit, preset, num_steps=steps)
 

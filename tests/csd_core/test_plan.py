@@ -66,8 +66,8 @@ def test_the_measure_is_of_whole_batches_at_the_native_size(
         return predict(x_t, t, text, image)
 
     monkeypatch.setattr(model, "predict_noise", slow)
-    cost = measure_evaluation(model, "red", 5, lambda: order.append("also"))
-    assert shapes == [((5, 4, 8, 8), 5, 5, (5, 4, 8, 8))] * (1 + plan.TIMED)
+    cost = measure_evaluation(model, "red", (8, 11), 5, lambda: order.append("also"))
+    assert shapes == [((5, 4, 8, 11), 5, 5, (5, 4, 8, 11))] * (1 + plan.TIMED)
     assert order[-1] == "also"
     assert 0.1 / 5 <= cost.seconds < 0.2 / 5
     assert cost.peak_gib > 0
@@ -80,12 +80,12 @@ def test_memory_counts_what_else_is_held(tiny_epsilon: Path) -> None:
         held.append(torch.ones(2**26))  # 256 MiB
         time.sleep(0.1)
 
-    little = measure_evaluation(model, "red", 1, lambda: None).peak_gib
-    assert measure_evaluation(model, "red", 1, also).peak_gib - little > 0.2
+    little = measure_evaluation(model, "red", (8, 8), 1, lambda: None).peak_gib
+    assert measure_evaluation(model, "red", (8, 8), 1, also).peak_gib - little > 0.2
 
 
 def test_random_numbers_of_others_stay(tiny_epsilon: Path) -> None:
     model = InstructPix2Pix.from_pretrained(str(tiny_epsilon))
     before = torch.random.get_rng_state()
-    measure_evaluation(model, "red", 1, lambda: None)
+    measure_evaluation(model, "red", (8, 8), 1, lambda: None)
     assert torch.equal(torch.random.get_rng_state(), before)
