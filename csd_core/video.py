@@ -203,7 +203,7 @@ class VideoEdit:
         return torch.cat([self.decode(canvas[k : k + 1])[0] for k in some], dim=-1).cpu()
 
     def decode_one_tile(self) -> Tensor:
-        """Decode as much as is decoded at a time beside frames at their own size, for the sake of its memory."""
+        """Decode as much as is decoded at a time, beside frames at their own size, to see its memory."""
         device, count = self._denoiser.device, min(self.edit.max_batch, self.num_particles)
         frames = torch.ones(count, 3, *self._clip.size, device=device)
         decoded = self.decode(torch.zeros(count, *self.latent_shape, device=device))
