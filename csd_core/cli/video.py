@@ -225,6 +225,9 @@ def write_preview(job: VideoEdit, path: Path, canvas: Tensor) -> None:
 def hints(options: VideoOptions, inputs: Inputs) -> Iterator[str]:
     """What a user may have overlooked."""
     yield from inputs.notes
+    if options.mask and options.output.suffix and options.codec != "ffv1":
+        exact = "a folder of PNGs, or .mkv with --codec ffv1, keeps them exactly"
+        yield f"{options.output.suffix} is lossy: outside the mask pixels change a little; {exact}"
     if inputs.video.num_frames == 1:
         yield "this is one frame: it has none to agree with, and the method becomes plain score distillation"
     replaced = options.method != "ip2p-frame" and not options.resume and not options.dry_run

@@ -317,6 +317,17 @@ def test_where_the_mask_is_black_nothing_changes(command: Command, method: str) 
     assert (free[:, mask == 255] != source[:, mask == 255]).mean() > 0.5
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "told"), [("a.mp4", [], True), ("b", [], False), ("c.mkv", ["--codec", "ffv1"], False)]
+)
+def test_a_mask_and_a_lossy_encoder_are_told_of(
+    command: Command, name: str, codec: list[str], told: bool
+) -> None:
+    command.output = command.folder / name
+    assert command(*codec, *command.mask(soft_mask()), steps=1) == 0
+    assert ("lossy: outside the mask" in command.err) == told
+
+
 @pytest.mark.parametrize("name", ["masks", "masks.mkv"])
 @pytest.mark.parametrize("selection", [None, "1:6:2"])
 def test_each_frame_has_its_mask(command: Command, name: str, selection: str | None) -> None:
