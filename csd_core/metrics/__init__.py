@@ -1,0 +1,1 @@
+"""Measures of whole evaluations, on features that a model gave: no model in here."""
