@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from csd_core.bench import Workload, bare_evaluations, wait_for
-from csd_core.cli.job import Edit
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.prepared import PreparedEdit
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Step:
     """Seconds of as many evaluations of the bare network."""
 
 
-def time_steps(workload: Workload, edit: Edit, count: int) -> list[Step]:
+def time_steps(workload: Workload, edit: PreparedEdit, count: int) -> list[Step]:
     """Time steps 1 to count of an edit, and after each of them the bare network, then stop.
 
     So both have seen the same machine. Step 0 has what is done once for all steps, and warms up.

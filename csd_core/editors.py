@@ -18,6 +18,7 @@ from csd_core.errors import expect
 from csd_core.images import blend
 from csd_core.inputs import Picture, Video, as_clip, as_image_tensor, as_mask_tensor, as_masks
 from csd_core.panorama import Method, Panorama, changing, sample_panorama
+from csd_core.prepared import PreparedEdit
 from csd_core.presets import panorama_preset, video_preset
 from csd_core.regions import Region
 from csd_core.schedule import step_generator
@@ -65,7 +66,7 @@ class Editor:
         """Switch the progress bar off, or on."""
         self._show_progress = not disable
 
-    def _run(self, job: Panorama | VideoEdit, on_step_end: OnStepEnd | None) -> Tensor:
+    def _run(self, job: PreparedEdit, on_step_end: OnStepEnd | None) -> Tensor:
         """The edited canvas of a job."""
         report = self._callback(job.edit, on_step_end)
         with ProgressBar(job.edit.num_steps, report, self._show_progress) as callback:

@@ -18,11 +18,11 @@ from torch import Tensor
 from csd_core.baselines import METHODS, SamplingConfig, num_calls
 from csd_core.config import EditConfig
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.engine import Callback as StepCallback
-from csd_core.engine import ProgressBar, edit_latents
+from csd_core.engine import ProgressBar
 from csd_core.errors import expect
 from csd_core.images import blend, resize
 from csd_core.measures import LUMA
+from csd_core.prepared import PreparedEdit
 from csd_core.presets import Preset, panorama_preset, scheduled
 from csd_core.regions import Region, share_out
 from csd_core.tiles import WRAP, wrapped
@@ -91,7 +91,7 @@ def _mirrored(start: int, stop: int, length: int) -> Tensor:
     return torch.minimum(folded, period - folded).clamp(max=length - 1)
 
 
-class Panorama:
+class Panorama(PreparedEdit):
     """An image made ready for an edit: checks, windows and prompts at once, latents when first asked for.
 
     Args:
@@ -128,7 +128,8 @@ class Panorama:
         wrap: bool = False,
         borders: Borders = "margin",
     ) -> None:
-        self._denoiser, self._image, self._wrap = denoiser, image, wrap
+        super().__init__(denoiser)
+        self._image, self._wrap = image, wrap
         window = denoiser.native_size // denoiser.downscale
         stride = preset.stride if stride is None else stride
         expect(1 <= stride <= window, "stride", f"1 to {window} latent pixels, the side of a window", stride)
@@ -158,9 +159,9 @@ class Panorama:
         self.edit.check()
 
     @property
-    def num_particles(self) -> int:
-        """N, the number of windows."""
-        return self.windows.num_particles
+    def layout(self) -> Windows:
+        """See PreparedEdit."""
+        return self.windows
 
     @property
     def particle_size(self) -> tuple[int, int]:
@@ -173,26 +174,6 @@ class Panorama:
         framed = self.frame.enter(self._image)
         return self._encode(self._denoiser.encode, framed), self._encode(
             self._denoiser.encode_condition, framed
-        )
-
-    def run(
-        self, canvas: Tensor | None = None, *, start_step: int = 0, callback: StepCallback | None = None
-    ) -> Tensor:
-        """The edited canvas; see engine.edit_latents.
-
-        canvas: (1, C, h, w), where to go on. Default: the source.
-        """
-        source, condition = self.latents
-        return edit_latents(
-            self._denoiser,
-            source if canvas is None else canvas,
-            source,
-            condition,
-            self.prompts,
-            self.edit,
-            self.windows,
-            callback=callback,
-            start_step=start_step,
         )
 
     def decode(self, canvas: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ from csd_core.baselines import SamplingConfig, check_settings, ip2p_frames
 from csd_core.config import EditConfig
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.detail import DETAIL, Detail, carried
-from csd_core.engine import Callback as StepCallback
-from csd_core.engine import ProgressBar, edit_latents
+from csd_core.engine import ProgressBar
 from csd_core.errors import expect
 from csd_core.images import blend, editor_size, pad_to_multiple, resize
 from csd_core.layout import Stack
+from csd_core.prepared import PreparedEdit
 from csd_core.presets import Preset, scheduled
 
 Method = Literal["csd", "ip2p-frame", "sds", "dds", "no-svgd"]
@@ -62,7 +62,7 @@ Masks = Iterable[np.ndarray]
 """One mask (H, W) in [0, 1] for each frame, from the beginning at every iteration."""
 
 
-class VideoEdit:
+class VideoEdit(PreparedEdit):
     """A video made ready for an edit: checks at once, latents when first asked for.
 
     Args:
@@ -93,7 +93,8 @@ class VideoEdit:
         detail: Detail = DETAIL,
         masks: Masks | None = None,
     ) -> None:
-        self._denoiser, self._clip, self._masks = denoiser, clip, masks
+        super().__init__(denoiser)
+        self._clip, self._masks = clip, masks
         self._detail: Detail = detail
         expect(bool(prompt.strip()), "prompt", "an instruction", "nothing")
         expect(clip.num_frames >= 1, "video", "at least one frame", "none")
@@ -105,15 +106,15 @@ class VideoEdit:
         edit.check()
         self.size = editor_size(*clip.size, short)
         """Height and width of the edit, in pixels."""
-        self.layout = Frames(clip.num_frames, edit.batch_size)
+        self.frames = Frames(clip.num_frames, edit.batch_size)
         self.prompt, self.prompts = prompt, {prompt: [1.0] * clip.num_frames}
-        self.edit = scheduled(edit, self.layout, preset, num_steps)
+        self.edit = scheduled(edit, self.frames, preset, num_steps)
         self.edit.check()
 
     @property
-    def num_particles(self) -> int:
-        """N, the number of frames."""
-        return self.layout.num_particles
+    def layout(self) -> "Frames":
+        """See PreparedEdit."""
+        return self.frames
 
     @property
     def particle_size(self) -> tuple[int, int]:
@@ -143,26 +144,6 @@ class VideoEdit:
             condition[chunk] = self._denoiser.encode_condition(padded)
             source[chunk] = self._denoiser.encode(padded)
         return source, condition
-
-    def run(
-        self, canvas: Tensor | None = None, *, start_step: int = 0, callback: StepCallback | None = None
-    ) -> Tensor:
-        """The edited canvas (N, C, h, w); see engine.edit_latents.
-
-        canvas: where to go on. Default: the source.
-        """
-        source, condition = self.latents
-        return edit_latents(
-            self._denoiser,
-            source if canvas is None else canvas,
-            source,
-            condition,
-            self.prompts,
-            self.edit,
-            self.layout,
-            callback=callback,
-            start_step=start_step,
-        )
 
     def sample(self, config: SamplingConfig, *, progress: bool = False) -> Tensor:
         """A canvas of frames edited each by itself, all from the same noise, by diffusers' pipeline."""

@@ -6,58 +6,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
-from csd_core.branches import PromptWeights
 from csd_core.cli.options import EditOptions, beside
 from csd_core.cli.watch import Watch
-from csd_core.config import EditConfig
 from csd_core.denoisers.base import Denoiser
-from csd_core.engine import Callback
 from csd_core.errors import NonFiniteError, UserError
 from csd_core.io.files import written_beside
 from csd_core.machine import describe_machine, versions
 from csd_core.plan import count_evaluations, measure_evaluation
+from csd_core.prepared import PreparedEdit
 from csd_core.resume import Checkpoint
 from csd_core.wording import duration
-
-
-class Edit(Protocol):
-    """An edit by CSD, made ready: Panorama or VideoEdit."""
-
-    edit: EditConfig
-
-    @property
-    def prompts(self) -> PromptWeights:
-        """The instruction, or several with their shares."""
-        ...
-
-    @property
-    def num_particles(self) -> int:
-        """N."""
-        ...
-
-    @property
-    def particle_size(self) -> tuple[int, int]:
-        """Height and width of a particle, in latent pixels."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of what grows with the size of the input."""
-        ...
-
-    def run(
-        self, canvas: Tensor | None = None, *, start_step: int = 0, callback: Callback | None = None
-    ) -> Tensor:
-        """The edited canvas."""
-        ...
-
-    def decode_one_tile(self) -> Tensor:
-        """Decode as much as is decoded at a time."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +34,7 @@ class Job:
         show: writes a canvas as a preview.
     """
 
-    edit: Edit
+    edit: PreparedEdit
     options: EditOptions
     sha256: dict[str, str]
     write: Callable[[Path, Tensor], None]
