@@ -78,7 +78,7 @@ def fit_windows(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def shrinkage(rest: Tensor) -> Tensor:
     """Wiener's factor (n, 1, h, w) for a rest (n, 3, h, w): near 1 where it is strong, 0 in noise."""
-    energy = _mean3(rest.square().mean(dim=1, keepdim=True))
+    energy = _box(rest.square().mean(dim=1, keepdim=True), radius=1)
     return (1 - NOISE**2 / energy.clamp(min=NOISE**2)).clamp(min=0)
 
 
@@ -87,15 +87,11 @@ def _times(matrix: Tensor, image: Tensor) -> Tensor:
     return (matrix * image[:, None]).sum(dim=2)
 
 
-def _mean3(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-
-
-def _box(x: Tensor) -> Tensor:
-    """Means over windows of side 2 RADIUS + 1, at the border over what there is of them; (n, c, h, w)."""
-    side = 2 * RADIUS + 1
-    rows = F.avg_pool2d(x, (side, 1), stride=1, padding=(RADIUS, 0), count_include_pad=False)
-    return F.avg_pool2d(rows, (1, side), stride=1, padding=(0, RADIUS), count_include_pad=False)
+def _box(x: Tensor, radius: int = RADIUS) -> Tensor:
+    """Means over windows of side 2 radius + 1, at the border over what there is of them; (n, c, h, w)."""
+    side = 2 * radius + 1
+    rows = F.avg_pool2d(x, (side, 1), stride=1, padding=(radius, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, side), stride=1, padding=(0, radius), count_include_pad=False)
 
 
 def _enlarged(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -66,6 +66,11 @@ def check_output(output: Path, source: Path, *, folder_allowed: bool = False) ->
         raise UserError(f"{output}: expected a new file, got the input itself; choose another output")
 
 
+def unreadable(path: Path, error: PermissionError) -> UserError:
+    """What to raise of a file that may not be read."""
+    return UserError(f"{path}: expected a file that can be read, got {error.strerror}; change it")
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of the bytes of a file, hexadecimal."""
     with path.open("rb") as file:

@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import Tensor
 
 from csd_core.errors import UserError, expect
-from csd_core.io.files import written_beside
+from csd_core.io.files import unreadable, written_beside
 
 MAX_PIXELS = 200_000_000
 
@@ -284,9 +284,7 @@ def _decoding(path: Path) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except PermissionError as error:
-        raise UserError(
-            f"{path}: expected a file that can be read, got {error.strerror}; change it"
-        ) from error
+        raise unreadable(path, error) from error
     except Image.UnidentifiedImageError as error:
         known = "an image (PNG, JPEG, WebP, TIFF or another that Pillow reads)"
         raise UserError(f"{path}: expected {known}, got something else; convert it") from error

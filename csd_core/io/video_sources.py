@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from csd_core.errors import UserError, expect
+from csd_core.io.files import unreadable
 from csd_core.io.images import Picture, read_picture
 from csd_core.io.video_colours import Colours, colours_of, to_rgb
 from csd_core.io.video_truncation import is_cut_off
@@ -113,9 +114,7 @@ def decoding(path: Path) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except PermissionError as error:
-        raise UserError(
-            f"{path}: expected a file that can be read, got {error.strerror}; change it"
-        ) from error
+        raise unreadable(path, error) from error
     except (av.error.FFmpegError, OSError, ValueError, EOFError, SyntaxError, IndexError) as error:
         raise _damaged(path, getattr(error, "strerror", None) or str(error)) from error
 

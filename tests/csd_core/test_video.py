@@ -320,9 +320,9 @@ def test_only_a_batch_of_frames_is_in_memory(
     assert clip.begun == 0  # nothing is decoded before it is asked for
     gc.disable()  # what waits for the garbage collector is in memory, too
     try:
-        edit.latents  # noqa: B018
+        _ = edit.latents
         assert clip.begun == 1
-        edit.latents  # noqa: B018
+        _ = edit.latents
         canvas = edit.run()
         assert clip.begun == 1  # they are computed once
         assert clip.alive() <= 1
