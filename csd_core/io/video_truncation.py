@@ -1,6 +1,6 @@
 """Tell whether a file of a video was cut off, which decoders take for the end of the video.
 
-Known are mp4 and mov, mkv and webm, WebP and AVI, and GIF.
+Known are mp4 and mov, mkv and webm, WebP and AVI, GIF, and PNG.
 """
 
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _MOV_PARTS = b"ftyp moov mdat moof free skip wide uuid sidx styp mfra".split()
 
 
@@ -18,6 +19,8 @@ def is_cut_off(path: Path) -> bool:
         start = file.read(12)
         if start[:3] == b"GIF":
             return not _gif_ends(path.read_bytes())
+        if start[:8] == _PNG:
+            return not _png_ends(file, size)
         if start[:4] == b"RIFF":
             end = _end_of(file, size, _riff_part)
         elif start[:4] == b"\x1aE\xdf\xa3":
@@ -59,6 +62,18 @@ def _matroska_part(start: bytes) -> int | None:
     bits = 9 - start[4].bit_length()  # the leading one says how many bytes follow
     length = int.from_bytes(start[4 : 4 + bits], "big") - (1 << 7 * bits)
     return None if length == (1 << 7 * bits) - 1 else 4 + bits + length
+
+
+def _png_ends(file: BinaryIO, size: int) -> bool:
+    """Its chunks lead to the last one, which is there to its end."""
+    at = len(_PNG)
+    while at < size:
+        file.seek(at)
+        start = file.read(8)
+        at += int.from_bytes(start[:4], "big") + 12
+        if start[4:] == b"IEND":
+            return at <= size
+    return False
 
 
 def _gif_ends(data: bytes) -> bool:

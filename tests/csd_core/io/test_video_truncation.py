@@ -45,6 +45,6 @@ def test_an_animation_that_is_cut_off(tmp_path: Path, suffix: str) -> None:
     frames = [Image.fromarray(frame) for frame in pictures(4)]
     path = save_animation(tmp_path / f"a{suffix}", frames, [100] * 4)
     data = path.read_bytes()
-    for length in (len(data) // 3, len(data) * 2 // 3, len(data) - 20):
+    for length in (len(data) // 3, len(data) * 2 // 3, len(data) - 20, len(data) - 12, len(data) - 1):
         path.write_bytes(data[:length])
         assert "cut off" in refused(path)
