@@ -21,7 +21,7 @@ from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.engine import ProgressBar
 from csd_core.errors import expect
 from csd_core.images import blend, resize
-from csd_core.measures import LUMA
+from csd_core.metrics.pixels import LUMA
 from csd_core.prepared import PreparedEdit
 from csd_core.presets import Preset, panorama_preset, scheduled
 from csd_core.regions import Region, share_out

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from csd_core.cli.command import run_command
 from csd_core.errors import UserError
-from csd_core.measures import psnr
+from csd_core.metrics.pixels import psnr
 from csd_core.mini_editor.edits import affected_mask, apply_edit, find_instruction
 from csd_nerf.csd_checkpoint import read_checkpoint
 from csd_nerf.csd_rounds import EditedView, contact_sheet

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from csd_core.measures import gradient_correlation, psnr
+from csd_core.metrics.pixels import gradient_correlation, psnr
 from csd_core.mini_editor.edits import Instruction, affected_mask, apply_edit
 
 LEAST_AFFECTED = 0.02

@@ -23,7 +23,7 @@ from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import expect
 from csd_core.images import resize
 from csd_core.io.images import quantise, read_picture
-from csd_core.measures import psnr, seam_score
+from csd_core.metrics.pixels import psnr, seam_score
 from csd_core.mini_editor.edits import INSTRUCTIONS
 from csd_core.panorama import Method, Panorama, sample_panorama
 from csd_core.presets import panorama_preset
@@ -70,7 +70,7 @@ class Row:
     corner_psnr: float
     """The same of the four corners alone."""
     seam: float
-    """measures.seam_score at the borders of the method's windows; ip2p-resize: at those of ip2p-patch."""
+    """pixels.seam_score at the borders of the method's windows; ip2p-resize: at those of ip2p-patch."""
     evaluations: int
     seconds: float
 

@@ -30,11 +30,11 @@ from csd_core.cli.command import run_command
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.detail import DETAIL, Detail
 from csd_core.errors import expect
-from csd_core.flow import warp_error
 from csd_core.images import resize
 from csd_core.io.files import written_beside
 from csd_core.io.images import Picture, quantise, read_picture, write_picture
-from csd_core.measures import hue_spread
+from csd_core.metrics.flow import warp_error
+from csd_core.metrics.pixels import hue_spread
 from csd_core.mini_editor.edits import INSTRUCTIONS, apply_edit
 from csd_core.mini_editor.measures import decibels, mean, true_edits
 from csd_core.mini_editor.report import number, save_sheet
@@ -120,7 +120,7 @@ class Row:
     share: float | None
     """Of frames nearest to the outcome that most of them are nearest to. Choices alone."""
     hue_spread: float | None
-    """measures.hue_spread, degrees. Choices alone."""
+    """pixels.hue_spread, degrees. Choices alone."""
     warp: float | None
     """flow.warp_error of the edit."""
     true_warp: float | None

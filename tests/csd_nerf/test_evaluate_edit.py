@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from csd_core.errors import UserError
-from csd_core.measures import psnr
+from csd_core.metrics.pixels import psnr
 from csd_core.mini_editor.edits import affected_mask, apply_edit
 from csd_nerf import evaluate_edit
 from csd_nerf.evaluate_edit import HeldOut, before_after, find_run, measure_edit

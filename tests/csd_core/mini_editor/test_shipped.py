@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csd_core.denoisers.loading import MINI_FOLDER
-from csd_core.measures import gradient_correlation, psnr
+from csd_core.metrics.pixels import gradient_correlation, psnr
 from csd_core.mini_editor.edits import INSTRUCTIONS
 from csd_core.mini_editor.language import read_language
 from csd_core.mini_editor.measures import nearest_outcome, score

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from csd_core.cli.command import run_command
-from csd_core.flow import warp_error
+from csd_core.metrics.flow import warp_error
 from csd_core.mini_editor import videos
 from csd_core.mini_editor.edits import HUES, apply_edit
 from csd_core.mini_editor.videos import METHODS, Footage, Row, VideosConfig, compare, match, table

@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from csd_core.errors import UserError
-from csd_core.flow import optical_flow, visible, warp, warp_error
+from csd_core.metrics.flow import optical_flow, visible, warp, warp_error
 
 HEIGHT, WIDTH = 72, 96
 MOVE_X, MOVE_Y = 5, -3

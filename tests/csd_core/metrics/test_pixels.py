@@ -9,7 +9,7 @@ import torch
 from scipy.stats import circstd
 from skimage.metrics import peak_signal_noise_ratio
 
-from csd_core.measures import gradient_correlation, hue_spread, psnr, seam_score
+from csd_core.metrics.pixels import gradient_correlation, hue_spread, psnr, seam_score
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from csd_core.errors import expect
-from csd_core.measures import LUMA
+from csd_core.metrics.pixels import LUMA
 
 LEAST_SIDES = (8, 12)
 """Pixels that the short and the long side need, or OpenCV has no patch to match."""
