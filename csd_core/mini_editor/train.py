@@ -11,7 +11,7 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -73,10 +73,18 @@ class TrainConfig:
     """Seed of everything that is drawn."""
 
 
+class Run(Protocol):
+    """Where a training keeps things, and how often."""
+
+    output: Path
+    checkpoint_every: int
+    device: str
+
+
 class Stage:
     """The loop that both stages share: optimise, average, log, checkpoint, resume."""
 
-    def __init__(self, name: str, module: nn.Module, config: StageConfig, run: TrainConfig):
+    def __init__(self, name: str, module: nn.Module, config: StageConfig, run: Run):
         self.name, self.config, self.run = name, config, run
         self.module: Any = module.to(run.device)
         self.module.to(memory_format=torch.channels_last)  # convolutions are 1.7 times faster on CPU
@@ -116,6 +124,8 @@ class Stage:
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.module.parameters(), strict=True):
                 mean.lerp_(value, 1 - decay)
+            for mean, value in zip(self.average.buffers(), self.module.buffers(), strict=True):
+                mean.copy_(value)
 
     def _log(self, step: int, loss: float) -> None:
         append_row(self.run.output / f"{self.name}.csv", step, f"{loss:.5f}")
