@@ -82,19 +82,31 @@ def warp_error(frames: Iterable[Tensor], sources: Iterable[Tensor]) -> float:
         frames: (3, H, W) in [0, 1] each. Two are held at a time, of an iterator as well.
         sources: as many, of the same size.
     """
-    errors, before = [], None
-    for now in zip(frames, sources, strict=True):
-        if before is not None:
-            errors.append(_pair_error(*before, *now))
-        before = now
-    measured = [error for error in errors if not math.isnan(error)]
+    measured = [error for error, _ in warp_errors(frames, sources) if not math.isnan(error)]
     return sum(measured) / len(measured) if measured else math.nan
 
 
-def _pair_error(frame: Tensor, source: Tensor, next_frame: Tensor, next_source: Tensor) -> float:
+def warp_errors(frames: Iterable[Tensor], sources: Iterable[Tensor]) -> list[tuple[float, float]]:
+    """The terms of warp_error, pair by pair: of the frames, and of the sources by the same flow.
+
+    NaN where nothing is visible. Arguments as of warp_error.
+    """
+    errors, before = [], None
+    for now in zip(frames, sources, strict=True):
+        if before is not None:
+            errors.append(_pair_errors(*before, *now))
+        before = now
+    return errors
+
+
+def _pair_errors(
+    frame: Tensor, source: Tensor, next_frame: Tensor, next_source: Tensor
+) -> tuple[float, float]:
     forward = optical_flow(source, next_source)
     seen = visible(forward, optical_flow(next_source, source))
-    return float((warp(next_frame, forward) - frame).square()[:, seen].mean())
+    pairs = ((frame, next_frame), (source, next_source))
+    one, other = (float((warp(after, forward) - at).square()[:, seen].mean()) for at, after in pairs)
+    return one, other
 
 
 def _luma_levels(image: Tensor) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from csd_core.errors import UserError
-from csd_core.metrics.flow import optical_flow, visible, warp, warp_error
+from csd_core.metrics.flow import optical_flow, visible, warp, warp_error, warp_errors
 
 HEIGHT, WIDTH = 72, 96
 MOVE_X, MOVE_Y = 5, -3
@@ -146,6 +146,14 @@ def test_the_error_is_the_mean_over_pairs():
     still = [texture(HEIGHT, WIDTH)] * 3
     frames = [still[0], still[1] + 0.1, still[2] + 0.1]
     assert warp_error(frames, still) == pytest.approx(0.1**2 / 2, abs=1e-5)
+
+
+def test_each_pair_has_its_error_and_that_of_its_sources():
+    still = [texture(HEIGHT, WIDTH)] * 3
+    frames = [still[0], still[1] + 0.1, still[2] + 0.1]
+    (one, source), (other, _) = warp_errors(frames, still)
+    assert (one, other, source) == pytest.approx((0.1**2, 0, 0), abs=1e-5)
+    assert [pair[1] for pair in warp_errors(still, frames)] == pytest.approx([0.1**2, 0], abs=1e-4)
 
 
 def test_what_is_hidden_does_not_count():
