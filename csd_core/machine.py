@@ -27,10 +27,10 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Package -> version, of those that a result hangs on."""
+def versions(*more: str) -> dict[str, str]:
+    """Package -> version, of those that a result hangs on, and of more."""
     found = {}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # run from a folder that was never installed

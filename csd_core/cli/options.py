@@ -144,3 +144,19 @@ def beside(output: Path, ending: str) -> Path:
     if not output.suffix:  # a folder: what follows a dot would be taken for its suffix
         return output.with_name(f"{output.name}-{ending}")
     return output.with_name(f"{output.stem}.{ending}{output.suffix}")
+
+
+def selection(frames: str) -> slice:
+    """START:STOP:STEP as a slice.
+
+    Raises:
+        UserError: it is not that.
+    """
+    parts = frames.split(":")
+    try:
+        numbers = [int(part) if part.strip() else None for part in parts]
+    except ValueError:
+        numbers = []
+    good = 2 <= len(numbers) <= 3 and all(n is None or n >= 0 for n in numbers) and numbers[2:] != [0]
+    expect(good, "frames", "START:STOP or START:STOP:STEP in whole numbers, such as 0:48", frames)
+    return slice(*numbers)

@@ -14,12 +14,12 @@ from torch import Tensor
 from csd_core.baselines import SamplingConfig
 from csd_core.cli.command import run_command
 from csd_core.cli.job import Job, as_table, conclude, forget, unfinished
-from csd_core.cli.options import EditOptions, beside
+from csd_core.cli.options import EditOptions, beside, selection
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.detail import DETAIL, Detail
 from csd_core.engine import ProgressBar
 from csd_core.errors import expect
-from csd_core.io.files import file_hash
+from csd_core.io.files import content_hash
 from csd_core.io.images import Picture, quantise, write_picture
 from csd_core.io.video_masks import Masks, open_masks
 from csd_core.io.video_writer import VideoWriter, check_can_write
@@ -102,14 +102,7 @@ class VideoOptions(EditOptions):
         Raises:
             UserError: it is not START:STOP:STEP.
         """
-        parts = self.frames.split(":")
-        try:
-            numbers = [int(part) if part.strip() else None for part in parts]
-        except ValueError:
-            numbers = []
-        good = 2 <= len(numbers) <= 3 and all(n is None or n >= 0 for n in numbers) and numbers[2:] != [0]
-        expect(good, "frames", "START:STOP or START:STOP:STEP in whole numbers, such as 0:48", self.frames)
-        return slice(*numbers)
+        return selection(self.frames)
 
 
 @dataclass(frozen=True)
@@ -247,16 +240,6 @@ def describe(job: VideoEdit, video: Video) -> list[tuple[str, str]]:
             f"{edit.num_steps} with {edit.batch_size} frames each: a frame moves in {each:.1f} of them",
         ),
     ]
-
-
-def content_hash(path: Path) -> str:
-    """A hash of a file, or of the names and contents of the files in a folder."""
-    import hashlib
-
-    if not path.is_dir():
-        return file_hash(path)
-    lines = (f"{file.name} {file_hash(file)}\n" for file in sorted(path.iterdir()) if file.is_file())
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def main() -> int:

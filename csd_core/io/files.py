@@ -77,6 +77,14 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content_hash(path: Path) -> str:
+    """A hash of a file, or of the names and contents of the files in a folder."""
+    if not path.is_dir():
+        return file_hash(path)
+    lines = (f"{file.name} {file_hash(file)}\n" for file in sorted(path.iterdir()) if file.is_file())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def _swap(beside: Path, path: Path, old: Path) -> None:
     """Move a folder to `path`, and what is there to `old`; back again if that fails."""
     if not path.exists():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +18,22 @@ from csd_core.io.video_sources import is_still_picture, sides
 from csd_core.io.videos import Video, read_video
 
 _MASK_NOISE = 4 / 255  # what encoders add to black and white
+
+
+class Selected(Protocol):
+    """Some of the frames of a whole: a Video, or what has these of it."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def indices(self) -> tuple[int, ...]: ...
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def num_frames(self) -> int: ...
 
 
 class Masks:
@@ -33,7 +50,7 @@ class Masks:
         return self._masks()
 
 
-def open_masks(path: Path, video: Video, *, max_pixels: int = MAX_PIXELS) -> Masks:
+def open_masks(path: Path, video: Selected, *, max_pixels: int = MAX_PIXELS) -> Masks:
     """Read a mask for a video: a still picture, or a video or a folder with a mask for each frame.
 
     A still picture is read by images.read_mask. Moving masks are the brightness of their frames, black where

@@ -80,7 +80,7 @@ def open_source(path: Path, max_pixels: int) -> Source:
     """
     expect(path.exists(), str(path), "a video or a folder of frames", "no such file; check the path")
     if path.is_dir():
-        return _Pictures(path, _pictures_in(path), max_pixels)
+        return _Pictures(path, pictures_in(path), max_pixels)
     start = _start(path)
     expect(bool(start), str(path), "a video", "an empty file; copy or save it again")
     if _is_animated_webp(start):
@@ -139,7 +139,12 @@ def _is_animated_webp(start: bytes) -> bool:
     return start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X" and len(start) > 20 and bool(start[20] & 2)
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures in a folder in the natural order of their names; hidden and other files are left out.
+
+    Raises:
+        UserError: there is none.
+    """
     files = [file for file in folder.iterdir() if file.suffix.lower() in _PICTURES and file.is_file()]
     files = sorted((file for file in files if not file.name.startswith(".")), key=_natural)
     got = "none of them; name another folder, or a video"

@@ -1,0 +1,273 @@
+"""Sources and edits in files: panoramas in pairs, frames in order.
+
+A broken picture in a folder is set aside with a line on it, and the rest is read; a broken file that was
+named itself is refused. What is transparent becomes white. Pictures are read anew when they are asked for.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from csd_core.errors import UserError, expect
+from csd_core.evaluation.measuring import Again, Borders, PanoramaPair
+from csd_core.io.images import MAX_PIXELS, Picture, read_mask, read_picture
+from csd_core.io.video_masks import open_masks
+from csd_core.io.video_sources import pictures_in, sides
+from csd_core.io.videos import MAX_FRAMES, Video, read_video
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Selected frames of a video or of a folder.
+
+    Attributes:
+        path: the file or folder.
+        size: height and width of all.
+        names: of each selected one.
+        indices: which ones of the whole they are.
+        total: how many the whole has.
+        broken: number among the selected -> a line on it, which names the file.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    names: tuple[str, ...]
+    indices: tuple[int, ...]
+    total: int
+    broken: dict[int, str]
+    _read: Callable[[Sequence[int]], Iterator[Tensor]] = field(repr=False)
+
+    @property
+    def num_frames(self) -> int:
+        """How many are selected."""
+        return len(self.indices)
+
+    def pictures(self, numbers: Sequence[int]) -> Iterable[Tensor]:
+        """Some of the selected, by their rising numbers among these, (3, H, W) in [0, 1] each."""
+        wanted = [self.indices[k] for k in numbers]
+        return Again(lambda: self._read(wanted))
+
+    def only(self, numbers: Sequence[int]) -> "Frames":
+        """Fewer of the selected."""
+        broken = {k: self.broken[n] for k, n in enumerate(numbers) if n in self.broken}
+        names, indices = (tuple(several[n] for n in numbers) for several in (self.names, self.indices))
+        return replace(self, names=names, indices=indices, broken=broken)
+
+
+@dataclass(frozen=True)
+class FramePairs:
+    """Frames of a source and of its edit.
+
+    Attributes:
+        sources: all selected.
+        edited: as many.
+        positions: of those pairs in which both are whole.
+        broken: a line on each file that could not be read.
+    """
+
+    sources: Frames
+    edited: Frames
+    positions: tuple[int, ...]
+    broken: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the sources of the pairs that are whole."""
+        return [self.sources.names[k] for k in self.positions]
+
+    def masks(self, path: Path, max_pixels: int = MAX_PIXELS) -> Iterable[Tensor]:
+        """A mask (H, W) for each pair that is whole; see open_masks."""
+        masks, wanted = open_masks(path, self.sources, max_pixels=max_pixels), set(self.positions)
+        return Again(lambda: (torch.from_numpy(mask) for k, mask in enumerate(masks) if k in wanted))
+
+
+def read_frame_pairs(
+    source: Path,
+    edited: Path,
+    *,
+    selection: slice = slice(None),
+    max_frames: int = MAX_FRAMES,
+    max_pixels: int = MAX_PIXELS,
+) -> FramePairs:
+    """Read the frames of a video and of its edit once, so that damage is found now.
+
+    Args:
+        source: a video, a folder of frames or a picture.
+        edited: likewise; all of it, or as many frames as are selected of the source.
+        selection: which frames of the source.
+        max_frames: how many may be selected.
+        max_pixels: how many a frame may have.
+
+    Raises:
+        UserError: one of them cannot be read, or they differ in number or size of the frames.
+    """
+    before = _read_frames(source, selection, max_frames, max_pixels)
+    after = _read_frames(edited, slice(None), sys.maxsize, max_pixels)
+    got = f"{after.num_frames}; name the edit of {source}, with --frames where a part of it was edited"
+    counts = f"{before.total} frames as {source}" + (
+        "" if before.total == before.num_frames else f", or {before.num_frames} as are selected of it"
+    )
+    expect(after.num_frames in (before.total, before.num_frames), str(edited), counts, got)
+    if after.num_frames != before.num_frames:
+        after = after.only(before.indices)
+    got = f"{sides(after.size)}; scale them alike"
+    expect(after.size == before.size, str(edited), f"{sides(before.size)} as {source}", got)
+    lines = (*before.broken.values(), *after.broken.values())
+    whole = [k for k in range(before.num_frames) if k not in before.broken and k not in after.broken]
+    expect(bool(whole), str(edited), "a frame that is whole in both", "none")
+    return FramePairs(before, after, tuple(whole), lines)
+
+
+def _read_frames(path: Path, selection: slice, max_frames: int, max_pixels: int) -> Frames:
+    if path.is_dir():
+        return _read_folder(path, selection, max_frames, max_pixels)
+    video = read_video(path, frames=selection, max_frames=max_frames, max_pixels=max_pixels)
+    names = tuple(f"frame {k}" for k in video.indices)
+
+    def read(wanted: Sequence[int]) -> Iterator[Tensor]:
+        return _video_frames(video, wanted)
+
+    return Frames(path, video.size, names, video.indices, video.total, {}, read)
+
+
+def _video_frames(video: Video, wanted: Sequence[int]) -> Iterator[Tensor]:
+    if wanted:  # a selection without a frame cannot be decoded
+        for frame in replace(video, indices=tuple(wanted)).frames():
+            yield Picture(frame).to_tensor()
+
+
+def _read_folder(path: Path, selection: slice, max_frames: int, max_pixels: int) -> Frames:
+    files = pictures_in(path)
+    indices = tuple(range(len(files))[selection])
+    got = f"none of {len(files)} frames; choose another part with --frames"
+    expect(bool(indices), str(path), "a selection that holds a frame", got)
+    got = f"{len(indices)}; choose a part with --frames START:STOP, or raise --max-frames"
+    expect(len(indices) <= max_frames, str(path), f"at most {max_frames} frames", got)
+    names, sizes, broken = tuple(files[k].name for k in indices), {}, {}
+    for number, k in enumerate(indices):
+        try:
+            sizes[read_picture(files[k], max_pixels=max_pixels).size] = files[k].name
+        except UserError as error:
+            broken[number] = str(error)
+    expect(bool(sizes), str(path), "pictures that are whole", f"none: {next(iter(broken.values()), '')}")
+    several = " and ".join(f"{sides(size)} in {name}" for size, name in list(sizes.items())[:2])
+    expect(len(sizes) == 1, str(path), "frames of one size", f"{several}; scale them alike")
+
+    def read(wanted: Sequence[int]) -> Iterator[Tensor]:
+        return (seen(read_picture(files[k], max_pixels=max_pixels)) for k in wanted)
+
+    return Frames(path, next(iter(sizes)), names, indices, len(files), broken, read)
+
+
+def seen(picture: Picture) -> Tensor:
+    """What is seen of a picture on white, (3, H, W) in [0, 1]."""
+    colours = picture.to_tensor()
+    if picture.alpha is None:
+        return colours
+    top = np.float32(np.iinfo(picture.alpha.dtype).max)
+    return torch.lerp(torch.ones(()), colours, torch.from_numpy(picture.alpha.astype(np.float32) / top))
+
+
+@dataclass(frozen=True)
+class PanoramaFiles:
+    """A panorama and its edit, as files of one size.
+
+    Attributes:
+        name: of the source, without its folder.
+        size: height and width.
+        mask: None if none was given.
+    """
+
+    name: str
+    size: tuple[int, int]
+    source: Path
+    edited: Path
+    mask: Path | None
+
+    def read(self, borders: Borders | None, max_pixels: int = MAX_PIXELS) -> PanoramaPair:
+        """The two pictures and their mask."""
+        return _read_pair(self, borders, max_pixels)
+
+
+@lru_cache(maxsize=1)  # every measure begins anew: a single panorama shall be decoded once
+def _read_pair(files: PanoramaFiles, borders: Borders | None, max_pixels: int) -> PanoramaPair:
+    source, edited = (
+        seen(read_picture(path, max_pixels=max_pixels)) for path in (files.source, files.edited)
+    )
+    mask = None
+    if files.mask:
+        mask = torch.from_numpy(read_mask(files.mask, size=files.size, max_pixels=max_pixels))
+    return PanoramaPair(source, edited, mask, borders)
+
+
+def read_panorama_files(
+    source: Path, edited: Path, mask: Path | None = None, *, max_pixels: int = MAX_PIXELS
+) -> tuple[list[PanoramaFiles], list[str]]:
+    """Pairs of panoramas: two files, or two folders with the same names but for the suffix.
+
+    Args:
+        source: a picture or a folder of pictures.
+        edited: likewise.
+        mask: a picture for all, or a folder with the same names.
+        max_pixels: how many a picture may have.
+
+    Returns:
+        The pairs that are whole, in the natural order of their names, and a line on each broken picture.
+
+    Raises:
+        UserError: a file that was named is missing or broken, the folders have not the same names, or a pair
+            or its mask differs in size.
+    """
+    for path in (source, edited, *([mask] if mask else [])):
+        expect(path.exists(), str(path), "a picture or a folder of pictures", "no such file; check the path")
+    got = "a folder and a file; name two files, or two folders"
+    expect(source.is_dir() == edited.is_dir(), f"{source} and {edited}", "both of one kind", got)
+    one = not source.is_dir()
+    trios = [(source, edited, mask)] if one else _matched(source, edited, mask)
+    pairs, broken = [], []
+    for before, after, over in trios:
+        sizes, lines = [], []
+        for path in (before, after):
+            try:
+                sizes.append(read_picture(path, max_pixels=max_pixels).size)
+            except UserError as error:
+                if one:
+                    raise
+                lines.append(str(error))
+        broken += lines
+        if lines:
+            continue
+        got = f"{sides(sizes[1])}; scale them alike"
+        expect(sizes[0] == sizes[1], str(after), f"{sides(sizes[0])} as {before}", got)
+        if over:
+            read_mask(over, size=sizes[0], max_pixels=max_pixels)
+        pairs.append(PanoramaFiles(before.name, sizes[0], before, after, over))
+    expect(bool(pairs), str(edited), "a panorama that is whole in both", f"none: {' '.join(broken[:1])}")
+    return pairs, broken
+
+
+def _matched(source: Path, edited: Path, mask: Path | None) -> list[tuple[Path, Path, Path | None]]:
+    """Files of two folders, and masks, by their names without suffix."""
+    befores, afters = _by_stem(source), _by_stem(edited)
+    masks = _by_stem(mask) if mask and mask.is_dir() else None
+    for there, others in ((edited, (befores, afters)), (source, (afters, befores))):
+        alone = next((others[0][stem] for stem in others[0] if stem not in others[1]), None)
+        expect(alone is None, str(there), f"a picture named as {alone}", "none; use the same names")
+    unmasked = next((befores[stem] for stem in befores if masks is not None and stem not in masks), None)
+    expect(unmasked is None, str(mask), f"a mask named as {unmasked}", "none; use the same names")
+    return [(path, afters[stem], masks[stem] if masks else mask) for stem, path in befores.items()]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in pictures_in(folder):
+        got = f"{path.name} and {found[path.stem].name}; rename one" if path.stem in found else ""
+        expect(path.stem not in found, str(folder), "names that differ in more than the suffix", got)
+        found[path.stem] = path
+    return found

@@ -1,0 +1,226 @@
+"""What can be measured of an edit: what each number is, which way is better, and whence it comes.
+
+The formulas are computed in csd_core.metrics; here they are in words for reports.
+    s, e     features of the source and of the edit of an item, normalised; t, t' those of the two captions
+    k, k + 1 neighbours: consecutive frames or views, overlapping parts of a panorama
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from csd_core.metrics.clip import mean_and_error
+
+Better = Literal["higher", "lower"]
+Over = Literal["item", "pair", "whole"]
+
+CAP_DB = 100.0
+"""Counts as the PSNR of images that are equal: one of them must not make a mean infinite."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure.
+
+    Attributes:
+        key: its name in report.json.
+        title: its name for people; {label} is "CLIP", or "scorer" for the small model that ships.
+        unit: "" for what has none.
+        better: which way is better.
+        over: what has a value: every item, every pair of neighbours, or the whole alone.
+        formula: how it is computed, in a line.
+        source: where it comes from.
+        compare: the key of what its value should be read beside; "" for none.
+    """
+
+    key: str
+    title: str
+    unit: str
+    better: Better
+    over: Over
+    formula: str
+    source: str
+    compare: str = ""
+
+
+@dataclass(frozen=True)
+class Measured(Measure):
+    """A measure and what came of it.
+
+    Attributes:
+        values: one for each item or pair, in order; NaN where it is not defined.
+        mean: of the values that are not NaN; NaN if there is none.
+        error: standard error of the mean, which takes the values for independent; NaN for fewer than two.
+        n: how many values are not NaN.
+        missing: why it was not measured; "" if it was.
+    """
+
+    values: tuple[float, ...] = ()
+    mean: float = math.nan
+    error: float = math.nan
+    n: int = 0
+    missing: str = ""
+
+
+_PAPER = "Kim et al., arXiv:2307.04787"
+
+MEASURES = {
+    measure.key: measure
+    for measure in (
+        Measure(
+            "directional_similarity",
+            "{label} directional similarity",
+            "",
+            "higher",
+            "item",
+            "cos(e - s, t' - t)",
+            f"StyleGAN-NADA, arXiv:2108.00946; InstructPix2Pix, arXiv:2211.09800; {_PAPER}",
+            "image_similarity",
+        ),
+        Measure(
+            "image_similarity",
+            "{label} source-target image similarity",
+            "",
+            "higher",
+            "item",
+            "cos(e, s); 1 for what was not edited",
+            f"InstructPix2Pix, arXiv:2211.09800; {_PAPER}",
+            "directional_similarity",
+        ),
+        Measure(
+            "image_consistency",
+            "{label} image consistency",
+            "",
+            "higher",
+            "pair",
+            "cos(e_k, e_k+1)",
+            _PAPER,
+            "source_image_consistency",
+        ),
+        Measure(
+            "source_image_consistency",
+            "{label} image consistency of the source",
+            "",
+            "higher",
+            "pair",
+            "cos(s_k, s_k+1)",
+            f"what image consistency is to be read beside; {_PAPER}",
+        ),
+        Measure(
+            "text_similarity",
+            "{label} image-text similarity",
+            "",
+            "higher",
+            "item",
+            "cos(e, t')",
+            f"{_PAPER}, table 5",
+        ),
+        Measure(
+            "direction_consistency",
+            "{label} direction consistency",
+            "",
+            "higher",
+            "pair",
+            "cos(e_k - s_k, e_k+1 - s_k+1)",
+            "after Instruct-NeRF2NeRF, arXiv:2303.12789, whose own formula is ambiguous",
+        ),
+        Measure(
+            "lpips",
+            "LPIPS between neighbours",
+            "",
+            "lower",
+            "pair",
+            "LPIPS(edit k, edit k + 1), AlexNet",
+            f"Zhang et al., arXiv:1801.03924; {_PAPER}, table 1",
+        ),
+        Measure(
+            "fid",
+            "FID of the edits to the sources",
+            "",
+            "lower",
+            "whole",
+            "|m - m'|^2 + tr(C + C' - 2 (C C')^1/2) of Inception features; of few images it says little",
+            f"Heusel et al., arXiv:1706.08500; {_PAPER}",
+        ),
+        Measure(
+            "warp_error",
+            "warp error",
+            "",
+            "lower",
+            "pair",
+            "mean of (edit k+1, brought back by the source's flow, - edit k)^2 where the source shows both",
+            "Lai et al., ECCV 2018",
+            "source_warp_error",
+        ),
+        Measure(
+            "source_warp_error",
+            "warp error of the source",
+            "",
+            "lower",
+            "pair",
+            "the same of the source itself: noise, light and wrong flow",
+            "what warp error is to be read beside",
+        ),
+        Measure(
+            "depth_error",
+            "depth-reprojection error",
+            "",
+            "lower",
+            "pair",
+            "mean of (edit k+1, brought back by the source's depth, - edit k)^2 where both views see it",
+            "geometry of the source NeRF",
+            "source_depth_error",
+        ),
+        Measure(
+            "source_depth_error",
+            "depth-reprojection error of the source",
+            "",
+            "lower",
+            "pair",
+            "the same of the source itself: what the depth and the light of the scene leave",
+            "what the depth-reprojection error is to be read beside",
+        ),
+        Measure(
+            "seam_score",
+            "seam score",
+            "",
+            "lower",
+            "whole",
+            "(mean step of luma across window borders / elsewhere) over the same of the source; 1: no seam",
+            "csd_core.metrics.pixels.seam_score",
+        ),
+        Measure(
+            "psnr_outside_mask",
+            "PSNR outside the mask",
+            "dB",
+            "higher",
+            "item",
+            f"-10 log10 of the mean of (e - s)^2 where the mask is 0; {CAP_DB:.0f} where nothing changed",
+            "peak signal-to-noise ratio",
+        ),
+    )
+}
+"""By key, in the order of reports."""
+
+
+def measured(
+    key: str, values: Iterable[float], *, label: str = "CLIP", missing: str = "", over: Over | None = None
+) -> Measured:
+    """A measure with its values, their mean and error.
+
+    Args:
+        key: of MEASURES.
+        values: one for each item or pair, NaN where it is not defined; a single one for the whole.
+        label: what the numbers of the extractor are called.
+        missing: why nothing was measured, if so.
+        over: what has a value, where it is another than usual.
+    """
+    found = tuple(float(value) for value in values)
+    mean, error, n = mean_and_error(torch.tensor(found, dtype=torch.float64))
+    usual = MEASURES[key]
+    about: dict[str, Any] = vars(usual) | {"title": usual.title.format(label=label)}
+    about["over"] = over or usual.over
+    return Measured(**about, values=found, mean=mean, error=error, n=n, missing=missing)

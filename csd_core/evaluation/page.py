@@ -1,0 +1,108 @@
+"""report.html: one file that opens without a network, pictures and plots inside."""
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from csd_core.evaluation.measures import Measured
+from csd_core.evaluation.report import Report, amount, heading
+from csd_core.images import editor_size, resize
+from csd_core.io.images import quantise
+
+MOST_PICTURES = 24
+"""So many items are shown, evenly chosen."""
+SIDE = 160
+"""Short side of a picture in the report, in pixels, if it is larger."""
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+
+def page(report: Report, told: Mapping[str, Any], sources: Iterable[Tensor], edited: Iterable[Tensor]) -> str:
+    """The HTML of a report.
+
+    Args:
+        report: what to tell.
+        told: the same as JSON values.
+        sources: the items, (3, H, W) in [0, 1] each.
+        edited: likewise.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        told=told,
+        heading=heading(report),
+        rows=[(measure, amount(measure)) for measure in report.measures],
+        shown=_shown(report, sources, edited),
+        total=len(report.names),
+        plots=[(m, _plot(m, _places(report, m))) for m in report.measures if m.over != "whole" and m.n > 1],
+    )
+
+
+def _shown(report: Report, sources: Iterable[Tensor], edited: Iterable[Tensor]) -> list[dict[str, Any]]:
+    """Name, pictures and numbers of items, evenly chosen; numbers of a pair stand at its first item."""
+    count = min(len(report.names), MOST_PICTURES)
+    chosen = set(np.linspace(0, len(report.names) - 1, count).round().astype(int).tolist())
+    # a picture at a time, of a stream as well
+    return [
+        {
+            "name": report.names[k],
+            "pictures": [("source", _jpeg(before)), ("edit", _jpeg(after))],
+            "numbers": [(m.title, m.over, value) for m in report.measures for value in _at(report, m, k)],
+        }
+        for k, (before, after) in enumerate(zip(sources, edited, strict=True))
+        if k in chosen
+    ]
+
+
+def _at(report: Report, measure: Measured, item: int) -> list[str]:
+    """The value of an item, or of the pair that it begins; none if it has none."""
+    if measure.over == "whole":
+        return []
+    places = range(len(report.names)) if measure.over == "item" else [first for first, _ in report.pairs]
+    found = dict(zip(places, measure.values, strict=False)).get(item, math.nan)
+    return [] if math.isnan(found) else [f"{found:.4g}"]
+
+
+def _jpeg(image: Tensor) -> str:
+    """A small picture as a data URI."""
+    from PIL import Image
+
+    size = (image.shape[-2], image.shape[-1])
+    small = resize(image, editor_size(*size, SIDE)) if min(size) > SIDE else image
+    file = io.BytesIO()
+    Image.fromarray(quantise(small, np.uint8)).save(file, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _places(report: Report, measure: Measured) -> Sequence[float]:
+    """Where each value is drawn: at its item, or between the two of a pair."""
+    if measure.over == "item":
+        return list(report.positions)
+    return [report.positions[first] + 0.5 for first, _ in report.pairs]
+
+
+def _plot(measure: Measured, places: Sequence[float]) -> str:
+    """The values in order and their mean, an SVG as a data URI."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": measure.key, "font.size": 8}):
+        figure = Figure(figsize=(5, 1.8), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        axes.plot(places, measure.values, "o-", markersize=3, linewidth=1, color="#2a6f97")
+        axes.axhline(measure.mean, linestyle="--", linewidth=0.8, color="#888888")
+        axes.set_xlabel("item" if measure.over == "item" else "between items")
+        axes.set_ylabel(measure.unit or "value")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.locator_params(axis="x", integer=True)
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue().encode()).decode()}"

@@ -1,0 +1,174 @@
+"""What an evaluation leaves: report.json with every number, report.html to look at, and a table."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from csd_core.errors import expect
+from csd_core.evaluation.measures import Measured
+from csd_core.evaluation.tools import Captions, Tools
+from csd_core.io.files import check_output
+from csd_core.machine import describe_machine, versions
+
+NOT_MEASURED = "not measured"
+PACKAGES = ("open_clip_torch", "lpips", "torchmetrics", "torch-fidelity", "opencv-python-headless")
+_OURS = {"report.json", "report.html", "frames"}
+
+
+@dataclass
+class Report:
+    """All that is told of an evaluation.
+
+    Attributes:
+        command: such as "csd-evaluate video".
+        options: of the command, as JSON values.
+        captions: what the source shows, and what the edit should show.
+        tools: the networks.
+        inputs: path -> SHA-256.
+        names: of the items.
+        positions: of the items; neighbours are those that are 1 apart.
+        measures: what was measured.
+        broken: a line on each file that could not be read.
+        notes: what a user should know.
+        settings: what else the numbers hang on, as JSON values.
+        seconds: that it took.
+    """
+
+    command: str
+    options: dict[str, Any]
+    captions: Captions
+    tools: Tools
+    inputs: dict[str, str]
+    names: Sequence[str]
+    positions: Sequence[int]
+    measures: Sequence[Measured]
+    broken: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Numbers of the items of each pair of neighbours."""
+        numbered = pairwise(enumerate(self.positions))
+        return [(a, b) for (a, here), (b, there) in numbered if there - here == 1]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything; None where a number is not defined."""
+        clip = self.tools.clip
+        extractor = {name: getattr(clip, name) for name in ("name", "label", "identity")} if clip else None
+        return {
+            "command": self.command,
+            "options": self.options,
+            "captions": asdict(self.captions),
+            "extractor": extractor,
+            "inputs": self.inputs,
+            **self.settings,
+            "items": list(self.names),
+            "pairs": [[self.names[a], self.names[b]] for a, b in self.pairs],
+            "measures": [_finite(asdict(measure)) for measure in self.measures],
+            "broken": list(self.broken),
+            "missing": self.tools.missing,
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 2),
+            "machine": describe_machine(),
+            "versions": versions(*PACKAGES),
+        }
+
+
+def write_report(folder: Path, report: Report, sources: Iterable[Tensor], edited: Iterable[Tensor]) -> None:
+    """Write report.json and report.html into a folder that is there.
+
+    Args:
+        folder: see files.folder_written_beside.
+        report: what to tell.
+        sources: the items, (3, H, W) in [0, 1] each, for pictures in the report.
+        edited: likewise.
+    """
+    from csd_core.evaluation.page import page
+
+    told = report.as_json()
+    (folder / "report.json").write_text(json.dumps(told, indent=1, allow_nan=False) + "\n")
+    (folder / "report.html").write_text(page(report, told, sources, edited), encoding="utf-8")
+
+
+def check_report_folder(output: Path, *inputs: Path) -> None:
+    """Check that a report can be written to a folder: a new one, an empty one, or an older report.
+
+    Args:
+        output: the folder.
+        inputs: files and folders that are read: none of them may be lost.
+
+    Raises:
+        UserError: it holds anything else, or an input, or lies in a folder that is read.
+    """
+    place = output.resolve()
+    for given in inputs:
+        check_output(output, given, folder_allowed=True)
+        inside = place == given.resolve() or given.resolve() in place.parents
+        got = f"one inside {given}, which is read; choose another output"
+        expect(not (given.is_dir() and inside), str(output), "a folder apart from the inputs", got)
+        got = f"a folder around {given}, which is read; choose another output"
+        expect(place not in given.resolve().parents, str(output), "a folder apart from the inputs", got)
+    expect(not output.exists() or output.is_dir(), str(output), "a folder", "a file; choose another output")
+    if output.is_dir() and any(output.iterdir()):
+        got = "a folder with other files; choose another output"
+        expect(_is_report(output), str(output), "a new folder, or an older report to replace", got)
+
+
+def _is_report(folder: Path) -> bool:
+    try:
+        told = json.loads((folder / "report.json").read_text())
+    except (OSError, ValueError):
+        return False
+    is_ours = isinstance(told, dict) and str(told.get("command", "")).startswith("csd-evaluate")
+    return is_ours and {path.name for path in folder.iterdir()} <= _OURS
+
+
+def print_report(report: Report) -> None:
+    """The measures as a table on the terminal; in a file as wide as it needs."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    table = Table("measure", "mean ± standard error", "n", "better", title=heading(report))
+    table.title_justify = "left"
+    for measure in report.measures:
+        table.add_row(measure.title, amount(measure), str(measure.n), measure.better)
+    console.print(table)
+
+
+def heading(report: Report) -> str:
+    """By which model the features were made."""
+    clip = report.tools.clip
+    if clip is None:
+        return "no extractor of features"
+    return f"features of pictures and captions by {clip.name}"
+
+
+def amount(measure: Measured) -> str:
+    """Mean and error as people read them."""
+    if measure.missing:
+        return NOT_MEASURED
+    if not measure.n:
+        return "not defined"
+    unit = f" {measure.unit}" if measure.unit else ""
+    error = "" if math.isnan(measure.error) else f" ± {measure.error:.2g}"
+    return f"{measure.mean:.4g}{error}{unit}"
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a measure with None for NaN."""
+    bare = {name: _or_none(values[name]) for name in ("mean", "error")}
+    return {**values, **bare, "values": [_or_none(value) for value in values["values"]]}
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
