@@ -1,0 +1,156 @@
+"""What an experiment is made of: instructions, methods with their settings, and the model."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from csd_core.config import EditConfig
+from csd_core.errors import UserError, expect
+from csd_core.io.files import file_hash
+from csd_core.mini_editor.language import read_language
+from csd_core.video import VARIANTS, with_method
+
+DomainName = Literal["panorama", "video", "scene"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An instruction, and captions of what there is before and after it."""
+
+    name: str
+    """Short."""
+    text: str
+    """What the editor is told."""
+    source: str
+    """Caption of the source."""
+    target: str
+    """Caption of the edit."""
+    instruction: str = ""
+    """Key of mini_editor.edits.INSTRUCTIONS, whose right answer is known; "" for others."""
+
+    @classmethod
+    def mini(cls, name: str) -> "Prompt":
+        """An instruction of the mini editor.
+
+        Raises:
+            UserError: it has none of this name.
+        """
+        from csd_core.mini_editor.captions import canonical_captions
+        from csd_core.mini_editor.edits import INSTRUCTIONS
+
+        expect(name in INSTRUCTIONS, "prompts", f"some of {', '.join(INSTRUCTIONS)}", name)
+        return cls(name, INSTRUCTIONS[name].wordings[0], *canonical_captions(name), instruction=name)
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether several answers are right, so that edits may disagree."""
+        from csd_core.mini_editor.edits import INSTRUCTIONS
+
+        return bool(self.instruction) and INSTRUCTIONS[self.instruction].kind == "choice"
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Instructions from a JSON list of {"name", "text", "source", "target"}.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        prompts = [Prompt(**entry) for entry in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError) as error:
+        wanted = 'expected a JSON list of {"name", "text", "source", "target"}'
+        raise UserError(f"{path}: {wanted}, got {error}") from None
+    expect(len(prompts) > 0, str(path), "at least one instruction", "none")
+    return prompts
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a table: a method and what is set for it."""
+
+    method: str
+    """csd, no-svgd, sds, ip2p-resize, ip2p-overlap, ip2p-frame, or a name given with --extra."""
+    setting: str = ""
+    """What is set, for people; "" where nothing is."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of EditConfig or SamplingConfig; num_steps; size (width, height); lr_factor."""
+
+    @property
+    def name(self) -> str:
+        """Method and setting."""
+        return f"{self.method}, {self.setting}" if self.setting else self.method
+
+
+@dataclass(frozen=True)
+class Model:
+    """An editor, on disk."""
+
+    spec: str
+    """As --model names it."""
+    folder: Path
+    """Where it is."""
+
+    @classmethod
+    def find(cls, spec: str, *, local_files_only: bool = False) -> "Model":
+        """The model of this name; see denoisers.loading.locate."""
+        from csd_core.denoisers.loading import locate
+
+        return cls(spec, locate(spec, local_files_only=local_files_only))
+
+    @cached_property
+    def is_mini(self) -> bool:
+        """Whether it knows the mini editor's instructions alone."""
+        return bool(read_language(self.folder))
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of its weights and configs."""
+        files = [*self.folder.glob("*/*.safetensors"), *self.folder.glob("*/*.json")]
+        whole = hashlib.sha256()
+        for path in sorted(files):
+            blob = path.resolve().name  # the hub's cache names weights by their hash
+            known = len(blob) == 64 and all(c in "0123456789abcdef" for c in blob)
+            whole.update(f"{path.relative_to(self.folder)} {blob if known else file_hash(path)}\n".encode())
+        return whole.hexdigest()[:16]
+
+
+def optimised(edit: EditConfig, variant: Variant, num_particles: int) -> EditConfig:
+    """Settings of a method that optimises, with a learning rate that moves particles as far as csd's.
+
+    Otherwise a comparison of kernels would be one of step sizes. B particles under the median bandwidth move
+    by about 2 / (B + 1) of what each would by itself; where the bandwidth is f times the median, the
+    off-diagonal weights are (B + 1)^(-1 / f) instead of 1 / (B + 1).
+
+    Args:
+        edit: of csd, with what the variant sets.
+        variant: its method is one of video.VARIANTS; lr_factor multiplies the learning rate.
+        num_particles: N, frames or windows.
+    """
+    varied = with_method(edit, variant.method, "", num_frames=num_particles, scaled=True)  # pyright: ignore[reportArgumentType]
+    rate = varied.learning_rate * variant.given.get("lr_factor", 1.0)
+    if varied.mixing and varied.bandwidth_factor != 1:
+        in_step = num_particles / math.ceil(num_particles / edit.batch_size)
+        rate *= kernel_share(in_step, 1.0) / kernel_share(in_step, varied.bandwidth_factor)
+    return replace(varied, learning_rate=rate)
+
+
+def kernel_share(particles: float, factor: float) -> float:
+    """Mean weight of the gradients that a particle receives from B: (1 + (B - 1) (B + 1)^(-1/f)) / B."""
+    return (1 + (particles - 1) * (particles + 1) ** (-1 / factor)) / particles
+
+
+def decisive(settings: Any) -> dict[str, Any]:
+    """The fields of EditConfig or SamplingConfig that a result hangs on, as JSON values."""
+    fields = {name: value for name, value in asdict(settings).items() if name != "max_batch"}
+    return json.loads(json.dumps(fields))
+
+
+def known_methods(domain: DomainName) -> Sequence[str]:
+    """Methods that a domain can run."""
+    sampled = {"panorama": ("ip2p-resize", "ip2p-patch", "ip2p-overlap"), "video": ("ip2p-frame",)}
+    return (*(name for name in VARIANTS if name != "dds"), *sampled.get(domain, ()))
