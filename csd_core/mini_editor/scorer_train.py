@@ -40,10 +40,11 @@ MODEL: dict[str, Any] = {
     "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
 """open_clip's modified ResNet, and a small transformer over its own words."""
+# pictures as they are, in [0, 1]: the first norm of the network takes care of their scale
 PREPROCESS: dict[str, Any] = {
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.25, 0.25, 0.25],
-    "interpolation": "bicubic",
+    "mean": [0.0, 0.0, 0.0],
+    "std": [1.0, 1.0, 1.0],
+    "interpolation": "bilinear",
     "resize_mode": "squash",
 }
 
