@@ -5,6 +5,7 @@
     ip2p-overlap   overlapping windows of one canvas; every step takes the mean of their predictions
                    (MultiDiffusion, arXiv:2302.08113)
     ip2p-frame     (of a video) each frame by itself, all from the same noise
+    ip2p-renewed   (of a scene) a render, noised in part and denoised again (arXiv:2303.12789)
 
 Scheduler, guidance and loop are the pipeline's. It is handed latents and hands latents back: the adapter
 encodes and decodes, in tiles where an image is large. On an image of one window all three are the same.
@@ -13,7 +14,7 @@ encodes and decodes, in tiles where an image is large. On an image of one window
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -213,6 +214,45 @@ def ip2p_frames(
     return edited
 
 
+@torch.no_grad()
+def ip2p_renewed(
+    denoiser: InstructPix2Pix,
+    image: Tensor,
+    condition: Tensor,
+    prompt: str,
+    config: SamplingConfig,
+    *,
+    level: float,
+) -> Tensor:
+    """Edit images from where they are: noised to a level, and denoised from there under another condition.
+
+    This is how Instruct-NeRF2NeRF (arXiv:2303.12789, Sec. 4.2 and its code) renews a view: the image is the
+    render of today, the condition the photo. Its steps are DDIM's and lie between the level and clean.
+
+    Args:
+        denoiser: the model.
+        image: (n, 3, H, W) in [0, 1], sides that denoiser.downscale divides.
+        condition: (n, 3, H, W) in [0, 1].
+        prompt: the instruction.
+        config: settings.
+        level: share of the noise schedule, above 0 and at most 1, but at least num_inference_steps timesteps.
+
+    Returns:
+        (n, 3, H, W) in [0, 1], float32, on the denoiser's device.
+
+    Raises:
+        UserError: a setting out of range, no prompt.
+    """
+    check_settings(denoiser, config)
+    expect(bool(prompt.strip()), "prompt", "an instruction", "nothing")
+    expect(0 < level <= 1, "level", "above 0, at most 1", level)
+    image, condition = (x.to(denoiser.device, torch.float32) for x in (image, condition))
+    start = Start(denoiser.encode(image), level)
+    return denoiser.decode(
+        _sample(denoiser, denoiser.encode_condition(condition), prompt, config, start=start)
+    )
+
+
 METHODS: dict[str, Callable[..., Tensor]] = {
     "ip2p-resize": ip2p_resize,
     "ip2p-patch": ip2p_patch,
@@ -227,6 +267,29 @@ def num_calls(denoiser: InstructPix2Pix, config: SamplingConfig) -> int:
     scheduler: Any = denoiser.pipeline().scheduler
     scheduler.set_timesteps(config.num_inference_steps)
     return len(scheduler.timesteps)
+
+
+class Start(NamedTuple):
+    """Where sampling begins, if not from noise alone."""
+
+    latents: Tensor
+    """(n, C, h, w), scaled."""
+    level: float
+    """Share of the noise schedule to which they are noised."""
+
+    def scheduler(self, usual: Any, steps: int) -> Any:
+        """DDIM with all of its steps between the level and clean."""
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+        ddim: Any = DDIMScheduler.from_config(usual.config)
+        # alphas stay those of the whole schedule; only the timesteps are taken from its first part
+        ddim.register_to_config(num_train_timesteps=max(steps, round(self.level * len(ddim.alphas_cumprod))))
+        return ddim
+
+    def noised(self, scheduler: Any, noise: Tensor, steps: int) -> Tensor:
+        """The latents at the first of the timesteps."""
+        scheduler.set_timesteps(steps)
+        return scheduler.add_noise(self.latents, noise.to(self.latents), scheduler.timesteps[:1])
 
 
 class WindowedUNet(nn.Module):
@@ -295,6 +358,7 @@ def _sample(
     corners: Sequence[Corner] | None = None,
     *,
     same_noise: bool = False,
+    start: Start | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """Scaled latents of edits of n conditions (n, C, h, w); corners are of the windows of each.
@@ -311,6 +375,9 @@ def _sample(
 
     size = condition.shape[-2], condition.shape[-1]
     pipeline: Any = _pipeline(denoiser, size, corners, config.max_batch)
+    if start is not None:
+        pipeline.scheduler = start.scheduler(pipeline.scheduler, config.num_inference_steps)
+        noise = start.noised(pipeline.scheduler, noise, config.num_inference_steps)
     sampled = pipeline(
         prompt_embeds=denoiser.embed([prompt] * len(condition)),
         negative_prompt_embeds=denoiser.embed([config.negative_prompt] * len(condition)),

@@ -16,7 +16,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 
-from csd_core.errors import UserError
+from csd_core.errors import UserError, expect
 from csd_nerf.csd_base_run import adopt_architecture, check_same_scene, check_weights_fit
 from csd_nerf.csd_checkpoint import STATE, find_checkpoint, read_checkpoint
 from csd_nerf.csd_datamanager import CSDDataManagerConfig
@@ -82,6 +82,9 @@ def check_settings(
         raise UserError(
             f"edit_interval: expected at least 1 step between two rounds, got {datamanager.edit_interval}"
         )
+    low, high = datamanager.sampling_range
+    expect(0 < low <= high <= 1, "sampling_range", "0 < low <= high <= 1", datamanager.sampling_range)
+    expect(datamanager.sampling_steps >= 1, "sampling_steps", "at least 1", datamanager.sampling_steps)
     if datamanager.edit_size is not None and datamanager.edit_size < 8:
         raise UserError(f"edit_size: expected at least 8 pixels, got {datamanager.edit_size}")
     if config.base_steps < 0:

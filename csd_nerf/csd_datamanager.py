@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
@@ -26,7 +26,11 @@ from csd_nerf.csd_views import ViewDeck, pad_to_one_shape, round_seed, to_bytes,
 
 if TYPE_CHECKING:
     from csd_core.denoisers.base import Denoiser
+    from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
     from csd_nerf.csd_model import CSDModel
+
+_SAY_EVERY = 100
+"""Edits of single views between two that are told of."""
 
 
 @dataclass
@@ -58,6 +62,13 @@ class CSDDataManagerConfig(VanillaDataManagerConfig):
     """Pixels of the short side while a view is edited; default: the size that the editor was trained on."""
     start_from: Literal["render", "photo", "previous"] = "render"
     """Where the edit of a view starts: the scene's render, the photo, or the view's previous edit."""
+    schedule: Literal["rounds", "one-view"] = "rounds"
+    """rounds: batch_size views together. one-view: one at a time by sampling, Instruct-NeRF2NeRF; give it
+    edit_interval 10."""
+    sampling_steps: int = 20
+    """Denoising steps of a view; one-view alone."""
+    sampling_range: tuple[float, float] = (0.02, 0.98)
+    """Share of the noise schedule that a view is noised to, drawn for each edit; one-view alone."""
 
 
 class EditingTrainer(Protocol):
@@ -140,7 +151,9 @@ class CSDDataManager(VanillaDataManager):
 
     @property
     def views_per_round(self) -> int:
-        """The batch size, or all views where there are fewer."""
+        """The batch size, or all views where there are fewer; one by the schedule one-view."""
+        if self.config.schedule == "one-view":
+            return 1
         return min(self.config.edit.batch_size, len(self.train_dataset))
 
     def request_round(self) -> None:
@@ -173,9 +186,13 @@ class CSDDataManager(VanillaDataManager):
         return requested or (on_schedule and step != self._last_round_step)
 
     def _edit(self, step: int, model: "CSDModel", trainer: EditingTrainer) -> None:
-        trainer.before_round(step)
+        # a checkpoint for every single view would cost more than its edit; a killed run edits some anew
+        with_checkpoints = self.config.schedule == "rounds"
+        if with_checkpoints or self.rounds_done == 0:
+            trainer.before_round(step)
         self.run_round(step, model, Rounds(trainer.base_dir / "edits"), trainer.progress)
-        trainer.after_round(step)
+        if with_checkpoints:
+            trainer.after_round(step)
 
     # ---- a round
 
@@ -217,9 +234,10 @@ class CSDDataManager(VanillaDataManager):
         if not self.config.keep_model_loaded:
             self._denoiser = None
             torch.cuda.empty_cache()
-        CONSOLE.print(
-            f"Round {number}: {len(done)} views in {state['seconds']:.0f} s; see {folder}/contact_sheet.png"
-        )
+        if self.config.schedule == "rounds" or number % _SAY_EVERY == 1:
+            CONSOLE.print(
+                f"Round {number}: {len(done)} views in {state['seconds']:.0f} s; see {folder}/contact_sheet.png"
+            )
         return views
 
     def _edit_views(
@@ -230,22 +248,14 @@ class CSDDataManager(VanillaDataManager):
         settings: EditConfig,
         progress: RunProgress,
     ) -> list[EditedView]:
-        from csd_core.engine import edit_images
         from csd_core.images import fit_to_editor, resize
 
         short_side = self.config.edit_size or denoiser.native_size
         photos = [self.photo(view) for view in views]
         sources = [fit_to_editor(to_float(photo), short_side) for photo in photos]
         starts = self._starts(views, sources, model, progress)
-        with progress.task("editing", settings.num_steps) as advance:
-            edits = edit_images(
-                denoiser,
-                pad_to_one_shape(sources),
-                self._prompt(),
-                settings,
-                init=pad_to_one_shape(starts),
-                callback=lambda step, canvas: advance(1),
-            ).cpu()
+        how = self._renewed if self.config.schedule == "one-view" else self._together
+        edits = how(pad_to_one_shape(sources), pad_to_one_shape(starts), denoiser, settings, progress).cpu()
         return [
             EditedView(
                 view,
@@ -255,6 +265,63 @@ class CSDDataManager(VanillaDataManager):
             )
             for view, photo, s, start, edit in zip(views, photos, sources, starts, edits, strict=True)
         ]
+
+    def _together(
+        self,
+        sources: Tensor,
+        starts: Tensor,
+        denoiser: "Denoiser",
+        settings: EditConfig,
+        progress: RunProgress,
+    ) -> Tensor:
+        """Collaborative score distillation, the views as its particles."""
+        from csd_core.engine import edit_images
+
+        with progress.task("editing", settings.num_steps) as advance:
+            return edit_images(
+                denoiser,
+                sources,
+                self._prompt(),
+                settings,
+                init=starts,
+                callback=lambda step, canvas: advance(1),
+            )
+
+    def _renewed(
+        self,
+        sources: Tensor,
+        starts: Tensor,
+        denoiser: "Denoiser",
+        settings: EditConfig,
+        progress: RunProgress,
+    ) -> Tensor:
+        """Instruct-NeRF2NeRF's edit: sampled from a start that is noised in part."""
+        from csd_core.baselines import SamplingConfig, ip2p_renewed
+        from csd_core.images import pad_to_multiple
+        from csd_core.schedule import step_generator
+
+        low, high = self.config.sampling_range
+        drawn = float(torch.rand((), generator=step_generator(settings.seed, 0, 0)))
+        sampling = SamplingConfig(
+            self.config.sampling_steps,
+            settings.guidance_scale,
+            settings.image_guidance_scale,
+            settings.negative_prompt,
+            settings.max_batch,
+            settings.seed,
+        )
+        padded, condition = (pad_to_multiple(x, denoiser.downscale) for x in (starts, sources))
+        with progress.task("editing", 1) as advance:
+            edits = ip2p_renewed(
+                cast("InstructPix2Pix", denoiser),
+                padded,
+                condition,
+                self._prompt(),
+                sampling,
+                level=low + drawn * (high - low),
+            )
+            advance(1)
+        return edits[..., : sources.shape[-2], : sources.shape[-1]]
 
     def _starts(
         self, views: Sequence[int], sources: Sequence[Tensor], model: "CSDModel", progress: RunProgress

@@ -14,6 +14,7 @@ from csd_core.baselines import (
     ip2p_frames,
     ip2p_overlap,
     ip2p_patch,
+    ip2p_renewed,
     ip2p_resize,
     num_calls,
 )
@@ -363,3 +364,51 @@ def test_images_smaller_than_a_window(tiny_epsilon: Path, method: str, size: tup
 def test_strides_that_leave_gaps(tiny_epsilon: Path, stride: int) -> None:
     with pytest.raises(UserError, match="stride: expected 1 to 8"):
         ip2p_overlap(load(tiny_epsilon), picture(), PROMPT, CONFIG, stride=stride)
+
+
+@torch.no_grad()
+def renewed_by_hand(model: InstructPix2Pix, image: Tensor, photo: Tensor, level: float) -> Tensor:
+    """The loop of Instruct-NeRF2NeRF's code, for the latents that it takes."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    parts: Any = model.pipeline().components
+    scheduler: Any = DDIMScheduler.from_config(parts["scheduler"].config)
+    scheduler.register_to_config(num_train_timesteps=round(level * len(scheduler.alphas_cumprod)))
+    scheduler.set_timesteps(CONFIG.num_inference_steps)
+    condition = model.encode_condition(photo)
+    noise = torch.randn(condition.shape[1:], generator=step_generator(CONFIG.seed, 0))[None]
+    latents = scheduler.add_noise(model.encode(image), noise, scheduler.timesteps[0])
+    text, nothing = model.embed([PROMPT]), model.embed([CONFIG.negative_prompt])
+    for t in scheduler.timesteps:
+        predicted = [
+            parts["unet"](torch.cat([latents, shown], dim=1), t, encoder_hidden_states=said).sample
+            for shown, said in (
+                (condition, text),
+                (condition, nothing),
+                (torch.zeros_like(condition), nothing),
+            )
+        ]
+        full, seen, bare = predicted
+        guided = bare + CONFIG.guidance_scale * (full - seen) + CONFIG.image_guidance_scale * (seen - bare)
+        latents = scheduler.step(guided, t, latents).prev_sample
+    return model.decode(latents)
+
+
+@each_scheduler
+@pytest.mark.parametrize("level", [0.3, 0.98])
+def test_a_renewed_view_is_that_of_instruct_nerf2nerf(tiny_model: Path, scheduler: str, level: float) -> None:
+    model = load(tiny_model, scheduler)
+    render, photo = picture(), picture().flip(-1)
+    got = ip2p_renewed(model, render, photo, PROMPT, CONFIG, level=level)
+    assert float((got - renewed_by_hand(model, render, photo, level)).abs().max()) < PIPELINE_ERROR
+    other = ip2p_renewed(model, photo, photo, PROMPT, CONFIG, level=level)
+    assert float((got - other).abs().max()) > 10 * PIPELINE_ERROR  # where it starts counts
+
+
+def test_a_renewed_view_needs_a_level(tiny_epsilon: Path) -> None:
+    model = load(tiny_epsilon)
+    for level in (0.0, 1.5):
+        with pytest.raises(UserError, match="level"):
+            ip2p_renewed(model, picture(), picture(), PROMPT, CONFIG, level=level)
+    with pytest.raises(UserError, match="prompt"):
+        ip2p_renewed(model, picture(), picture(), " ", CONFIG, level=0.5)

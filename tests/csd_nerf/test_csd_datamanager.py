@@ -1,5 +1,6 @@
 """Rounds of edits over views of mixed sizes."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,86 @@ def test_rounds_use_what_the_panel_says(mixed: Any, monkeypatch: pytest.MonkeyPa
 def test_paper_settings() -> None:
     config = CSDDataManagerConfig()
     assert (config.edit_interval, config.edit.batch_size, config.start_from) == (2000, 16, "render")
+
+
+ONE_VIEW = {
+    "--pipeline.datamanager.schedule": "one-view",
+    "--pipeline.datamanager.sampling-steps": "2",
+    "--max-num-iterations": "8",
+    "--base-steps": "2",
+    "--pipeline.datamanager.edit-interval": "2",
+    "--steps-per-save": "3",
+}
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory, tiny_epsilon: Path) -> Any:
+    """The trainer of a run that edits one view every two steps, of two sizes that no latent fits."""
+    folder = tmp_path_factory.mktemp("single")
+    capture = write_capture(folder / "scene", [(35, 32), (32, 35)] * 3)
+    more = [word for pair in ONE_VIEW.items() for word in pair]
+    return train(parse(arguments(capture, folder / "out", tiny_epsilon, *more)))
+
+
+def test_views_are_edited_one_by_one(single: Any) -> None:
+    manager = single.datamanager
+    assert manager.rounds_done == 3
+    edited = [view for view in range(len(manager.train_dataset)) if manager.edited_view(view) is not None]
+    assert len(edited) == 3  # without replacement
+    rounds = sorted((single.base_dir / "edits").glob("round_*"))
+    assert [len(list(folder.glob("[0-9]*.png"))) for folder in rounds] == [1, 1, 1]
+    for view in edited:
+        edit, photo = manager.edited_view(view), manager.photo(view)
+        assert edit.shape == photo.shape
+        assert not torch.equal(edit, photo)
+
+
+def test_single_views_are_not_worth_a_checkpoint(single: Any) -> None:
+    """Those of the schedule alone, and the scene before the first edit."""
+    assert list((single.base_dir / "base_model").glob("step-000000001.ckpt"))
+    names = {path.name for path in single.checkpoint_dir.glob("step-*.ckpt")}
+    assert names == {"step-000000007.ckpt"}
+
+
+def test_a_view_is_renewed_from_the_render_under_the_photo(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from csd_core import baselines
+
+    seen: dict[str, Any] = {}
+
+    def spy(_: Any, image: torch.Tensor, condition: torch.Tensor, *__: Any, level: float) -> torch.Tensor:
+        seen.update(image=image, condition=condition, level=level)
+        return image
+
+    monkeypatch.setattr(baselines, "ip2p_renewed", spy)
+    manager, model = single.datamanager, single.model.eval()
+    settings = manager._round_settings(4)
+    with single.progress.round(9):
+        (done,) = manager._edit_views([1], model, manager._load_denoiser(), settings, single.progress)
+    height, width = done.photo.shape[1:]
+    like = seen["condition"][0, :, :height, :width]
+    assert seen["image"].shape == seen["condition"].shape
+    assert float((seen["image"][0, :, :height, :width] - to_float(done.start)).abs().max()) < 1 / 255
+    assert float((like - to_float(done.photo)).abs().max()) < 1 / 255
+    low, high = manager.config.sampling_range
+    assert low <= seen["level"] <= high
+    levels = set()
+    for number in range(4):
+        manager._renewed(
+            seen["condition"],
+            seen["image"],
+            manager._load_denoiser(),
+            manager._round_settings(number),
+            _Quiet(),
+        )
+        levels.add(round(seen["level"], 6))
+    assert len(levels) == 4
+
+
+class _Quiet:
+    """Shows no progress."""
+
+    @contextmanager
+    def task(self, *_: Any) -> Any:
+        yield lambda _: None
