@@ -235,9 +235,8 @@ class CSDDataManager(VanillaDataManager):
             self._denoiser = None
             torch.cuda.empty_cache()
         if self.config.schedule == "rounds" or number % _SAY_EVERY == 1:
-            CONSOLE.print(
-                f"Round {number}: {len(done)} views in {state['seconds']:.0f} s; see {folder}/contact_sheet.png"
-            )
+            spent = f"{len(done)} views in {state['seconds']:.0f} s"
+            CONSOLE.print(f"Round {number}: {spent}; see {folder}/contact_sheet.png")
         return views
 
     def _edit_views(

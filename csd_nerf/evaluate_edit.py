@@ -25,12 +25,11 @@ from rich.table import Table
 from torch import Tensor
 
 from csd_core.cli.command import run_command
-from csd_core.errors import UserError
 from csd_core.metrics.pixels import psnr
 from csd_core.mini_editor.edits import affected_mask, apply_edit, find_instruction
-from csd_nerf.csd_checkpoint import read_checkpoint
 from csd_nerf.csd_rounds import EditedView, contact_sheet
 from csd_nerf.csd_views import to_bytes
+from csd_nerf.novel_views import base_checkpoint, find_run, load_weights, open_scene
 from csd_nerf.quiet import silence_others
 
 if TYPE_CHECKING:
@@ -159,20 +158,6 @@ def _gain(views: Sequence[HeldOut], targets: Sequence[Tensor], masks: Sequence[T
     )
 
 
-def find_run(path: Path) -> Path:
-    """The config.yml that `path` names: itself, or the latest one inside.
-
-    Raises:
-        UserError: there is none.
-    """
-    if path.is_file():
-        return path
-    configs = sorted(path.glob("**/config.yml"), key=lambda found: found.stat().st_mtime)
-    if not configs:
-        raise UserError(f"{path}: expected a run with a config.yml in it, found none; name the run's folder")
-    return configs[-1]
-
-
 def render_held_out(config_path: Path, base: Path | None = None) -> tuple["TrainerConfig", list[HeldOut]]:
     """Open a finished run and render every held-out view, before and after the edit.
 
@@ -183,50 +168,16 @@ def render_held_out(config_path: Path, base: Path | None = None) -> tuple["Train
     Raises:
         UserError: no checkpoint of the base, or it does not fit.
     """
-    from nerfstudio.utils.eval_utils import eval_setup
-
-    checkpoints = config_path.parent / "nerfstudio_models"
-    if not any(checkpoints.glob("step-*.ckpt")):
-        raise UserError(f"{checkpoints}: expected checkpoints, found none; let the run finish")
-    before_edit = base or _base_checkpoint(config_path.parent)
-    config, pipeline, _, _ = eval_setup(
-        config_path, test_mode="test", update_config_callback=_at_home(checkpoints)
-    )
-    dataset, model = cast("InputDataset", pipeline.datamanager.eval_dataset), pipeline.model
+    scene = open_scene(config_path)
+    dataset = cast("InputDataset", scene.pipeline.datamanager.eval_dataset)
+    model = scene.pipeline.model
     cameras = dataset.cameras.to(model.device)
+    before_edit = base or base_checkpoint(config_path.parent)
     edited = [_render(model, cameras, view) for view in track(range(len(dataset)), "held-out views, edited")]
-    own = pipeline.state_dict().keys()
-    weights = read_checkpoint(before_edit)["pipeline"]
-    try:
-        pipeline.load_state_dict({key: value for key, value in weights.items() if key in own})
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{before_edit}: a checkpoint of another scene: {reason}") from error
+    load_weights(scene.pipeline, before_edit)
     before = [_render(model, cameras, view) for view in track(range(len(dataset)), "held-out views, base  ")]
     photos = [_photo(dataset.get_data(index)["image"]) for index in range(len(dataset))]
-    return config, [HeldOut(*images) for images in zip(photos, before, edited, strict=True)]
-
-
-def _at_home(checkpoints: Path) -> Any:
-    """nerfstudio looks for checkpoints where the run was made; the run may have been moved since."""
-
-    def update(config: "TrainerConfig") -> "TrainerConfig":
-        config.load_step = None
-        config.get_checkpoint_dir = lambda: checkpoints  # type: ignore[method-assign]
-        return config
-
-    return update
-
-
-def _base_checkpoint(run: Path) -> Path:
-    from csd_nerf.csd_trainer import BASE_FOLDER
-
-    found = sorted((run / BASE_FOLDER).glob("step-*.ckpt"))
-    if not found:
-        raise UserError(
-            f"{run / BASE_FOLDER}: expected the scene before the edit, found none; name one with --base"
-        )
-    return found[-1]
+    return scene.config, [HeldOut(*images) for images in zip(photos, before, edited, strict=True)]
 
 
 @torch.no_grad()

@@ -61,7 +61,7 @@ def _guided(methods: tuple[str, ...], scales: tuple[float, ...]) -> tuple[Varian
     )
 
 
-def _kernels() -> tuple[Variant, ...]:
+def kernels() -> tuple[Variant, ...]:
     wider = (Variant("csd", f"bandwidth x {f}", {"bandwidth_factor": float(f)}) for f in (2, 3, 5))
     shared = {"shared_noise": True}
     return (
@@ -181,9 +181,9 @@ _ALL = (
         title="Panoramas: wider kernels and shared noise",
         paper="beyond the paper",
         domain="panorama",
-        full=Scale(_kernels(), STYLES),
+        full=Scale(kernels(), STYLES),
         mini=Scale(
-            _kernels(),
+            kernels(),
             _mini_prompts("snow", "tint", "single colour"),
             num_inputs=1,
             drawn_size=(256, 128),
@@ -238,9 +238,9 @@ _ALL = (
         title="Videos: wider kernels and shared noise",
         paper="beyond the paper",
         domain="video",
-        full=Scale(_kernels(), STYLES, drawn_size=(512, 512)),
+        full=Scale(kernels(), STYLES, drawn_size=(512, 512)),
         mini=Scale(
-            _kernels(),
+            kernels(),
             _mini_prompts("snow", "tint"),
             num_inputs=1,
             drawn_size=(128, 128),

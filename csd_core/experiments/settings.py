@@ -153,4 +153,4 @@ def decisive(settings: Any) -> dict[str, Any]:
 def known_methods(domain: DomainName) -> Sequence[str]:
     """Methods that a domain can run."""
     sampled = {"panorama": ("ip2p-resize", "ip2p-patch", "ip2p-overlap"), "video": ("ip2p-frame",)}
-    return (*(name for name in VARIANTS if name != "dds"), *sampled.get(domain, ()))
+    return (*(name for name in VARIANTS if name != "dds"), *sampled.get(domain, ("instruct-nerf2nerf",)))
