@@ -2,7 +2,7 @@
 
 The scene before the edit is trained once for each capture, and every cell goes on from it with ns-train.
 
-    OUTPUT/bases/KEY/           the run of the base, its novel views and their depth
+    OUTPUT/bases/KEY/           the run of the base, its novel views, their cameras and depth
     OUTPUT/cells/KEY/frames/    the edited scene from the same novel views
     OUTPUT/cells/KEY/train.log  what ns-train said
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from csd_core.config import EditConfig
@@ -48,10 +49,13 @@ from csd_nerf.quiet import quiet_environment, silence_others
 
 if TYPE_CHECKING:
     from csd_core.evaluation import Tools
+    from csd_nerf.novel_views import Views
 
 ONE_VIEW = "instruct-nerf2nerf"
 NEVER = str(10**9)
 LOG = "train.log"
+GEOMETRY = "geometry.safetensors"
+"""Depth and cameras of the base's novel views."""
 POLL_SECONDS = 5.0
 VARIED = (
     *("batch_size", "learning_rate", "baseline", "bandwidth_factor", "mixing", "shared_noise", "seed"),
@@ -80,14 +84,18 @@ class Training:
     """Of a view, likewise."""
     novel_views: int = 24
     """That the tables are about."""
+    width: int | None = None
+    """Of these in pixels, at most. None: as the capture's."""
     photos: int = 50
     """Of a capture that is drawn."""
 
 
 PAPER = Training("csd-nerf2nerf", 30000, 30000, 2000, 16)
 """Appendix B.3; Instruct-NeRF2NeRF trains as long."""
-MINIATURE = Training("csd-nerf2nerf-tiny", 400, 200, 100, 8, sampling_steps=6, novel_views=10, photos=24)
-"""For one core: two rounds of eight views."""
+MINIATURE = Training(
+    "csd-nerf2nerf-tiny", 400, 160, 80, 8, sampling_steps=6, novel_views=8, width=96, photos=24
+)
+"""For one core: two rounds of eight views, and as many of them one by one."""
 
 COLUMNS = (
     DIRECTIONAL_COLUMN,
@@ -271,14 +279,15 @@ class SceneWork:
         spent = time.perf_counter() - begun
         run = self._train(self._edit_arguments(cell, base), folder, folder / LOG, device)
         seconds = time.perf_counter() - begun - spent
-        told = self._render(cell, run, base, folder)
+        told = self._render(run, base, folder)
         return {**told, "seconds": round(seconds, 1), "base_seconds": round(spent, 1)}
 
     def base(self, cell: Cell, device: str) -> Path:
         """The folder of the scene before the edit, trained now if nobody has."""
         capture = self.captures[cell.input]
         training = self.training
-        told = [capture.sha256, training.method, training.base_steps, training.novel_views]
+        seen = [training.novel_views, training.width]
+        told = [capture.sha256, training.method, training.base_steps, *seen]
         folder = self.output / "bases" / f"{capture.name}-{digest(json.dumps(told))[:12]}"
         while not folder.is_dir():
             with locked(folder.parent / ".locks" / folder.name) as lock:
@@ -291,15 +300,20 @@ class SceneWork:
         return folder
 
     def _make_base(self, capture: Capture, folder: Path, device: str) -> None:
-        from csd_nerf.novel_views import novel_cameras, open_scene, render_views
-
         steps = str(self.training.base_steps)
         arguments = ["--base-steps", steps, "--max-num-iterations", steps]
         arguments += ["--pipeline.datamanager.prompt", "nothing yet", "--data", str(capture.folder.resolve())]
         run = self._train(arguments, folder, folder / LOG, device)
-        scene = open_scene(run)
-        views = render_views(scene.pipeline, novel_cameras(scene, self.training.novel_views))
+        views = self._novel_views(run)
         write_frames(folder / FRAMES, views.frames)
+        save_file({"depths": views.depths, **views.cameras._asdict()}, folder / GEOMETRY)
+
+    def _novel_views(self, run: Path) -> "Views":
+        from csd_nerf.novel_views import novel_cameras, open_scene, render_views
+
+        scene = open_scene(run)
+        cameras = novel_cameras(scene, self.training.novel_views, self.training.width)
+        return render_views(scene.pipeline, cameras)
 
     def _edit_arguments(self, cell: Cell, base: Path) -> list[str]:
         training, edit = self.training, cell.hangs_on["edit"]
@@ -343,30 +357,21 @@ class SceneWork:
             raise UserError(f"ns-train ended with {ended.returncode}: {said[-1][:300]}")
         return next(folder.glob("**/config.yml")).parent
 
-    def _render(self, cell: Cell, run: Path, base: Path, folder: Path) -> dict[str, Any]:
-        """Novel views of the edited scene, and what geometry and the true edit say of it."""
-        from csd_core.metrics.depth import reprojection_error
-        from csd_nerf.novel_views import (
-            base_checkpoint,
-            load_weights,
-            novel_cameras,
-            open_scene,
-            render_views,
-        )
+    def _render(self, run: Path, base: Path, folder: Path) -> dict[str, Any]:
+        """Novel views of the edited scene, and how far they agree by the geometry of the base."""
+        from csd_core.metrics.depth import Pinholes, reprojection_error
 
-        scene = open_scene(run)
-        cameras = novel_cameras(scene, self.training.novel_views)
-        edited = render_views(scene.pipeline, cameras)
-        load_weights(scene.pipeline, base_checkpoint(run))
-        before = render_views(scene.pipeline, cameras)
+        edited = self._novel_views(run)
         write_frames(folder / FRAMES, edited.frames)
+        geometry = load_file(base / GEOMETRY)
+        depths, before = geometry.pop("depths"), torch.stack(read_frames(base / FRAMES))
         errors = [
-            reprojection_error(views.frames, before.depths, before.cameras).nanmean()
-            for views in (edited, before)
+            float(reprojection_error(frames, depths, Pinholes(**geometry)).nanmean())
+            for frames in (edited.frames, before)
         ]
         for kept in run.rglob("*.ckpt"):  # a grid of them would fill the disk; the frames are kept
             kept.unlink()
-        return {"depth_error": finite(float(errors[0])), "source_depth_error": finite(float(errors[1]))}
+        return {"depth_error": finite(errors[0]), "source_depth_error": finite(errors[1])}
 
     # ---- measures
 
