@@ -95,10 +95,11 @@ def _settings(variant: Variant, preset: Preset, num_steps: int | None, seed: int
         "lr_factor": variant.given.get("lr_factor", 1.0),
         "num_steps": variant.given.get("num_steps", num_steps),
         "schedule": schedule,
+        **({} if variant.given.get("scaled", True) else {"scaled": False}),
     }
 
 
-NOT_OF_A_CONFIG = ("size", "num_steps", "lr_factor")
+NOT_OF_A_CONFIG = ("size", "num_steps", "lr_factor", "scaled")
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,8 @@ def _edit(cell: Cell) -> EditConfig:
 
 
 def _variant(cell: Cell) -> Variant:
-    return Variant(cell.method, cell.setting, {"lr_factor": cell.hangs_on["lr_factor"]})
+    given = {name: cell.hangs_on[name] for name in ("lr_factor", "scaled") if name in cell.hangs_on}
+    return Variant(cell.method, cell.setting, given)
 
 
 def sized_source(cell: Cell, source: Input) -> list[Tensor]:

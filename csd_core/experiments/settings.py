@@ -78,7 +78,8 @@ class Variant:
     setting: str = ""
     """What is set, for people; "" where nothing is."""
     given: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of EditConfig or SamplingConfig; num_steps; size (width, height); lr_factor."""
+    """Fields of EditConfig or SamplingConfig; num_steps; size (width, height); lr_factor; scaled, see
+    optimised."""
 
     @property
     def name(self) -> str:
@@ -128,12 +129,14 @@ def optimised(edit: EditConfig, variant: Variant, num_particles: int) -> EditCon
 
     Args:
         edit: of csd, with what the variant sets.
-        variant: its method is one of video.VARIANTS; lr_factor multiplies the learning rate.
+        variant: its method is one of video.VARIANTS; lr_factor multiplies the learning rate; scaled False
+            leaves it as csd's.
         num_particles: N, frames or windows.
     """
-    varied = with_method(edit, variant.method, "", num_frames=num_particles, scaled=True)  # pyright: ignore[reportArgumentType]
+    scaled = bool(variant.given.get("scaled", True))
+    varied = with_method(edit, variant.method, "", num_frames=num_particles, scaled=scaled)  # pyright: ignore[reportArgumentType]
     rate = varied.learning_rate * variant.given.get("lr_factor", 1.0)
-    if varied.mixing and varied.bandwidth_factor != 1:
+    if scaled and varied.mixing and varied.bandwidth_factor != 1:
         in_step = num_particles / math.ceil(num_particles / edit.batch_size)
         rate *= kernel_share(in_step, 1.0) / kernel_share(in_step, varied.bandwidth_factor)
     return replace(varied, learning_rate=rate)

@@ -59,3 +59,13 @@ def test_instructions_from_a_file(tmp_path: Path) -> None:
         path.write_text(wrong)
         with pytest.raises(UserError, match="expected"):
             read_prompts(path)
+
+
+def test_without_scaling_the_learning_rate_is_that_of_csd() -> None:
+    edit = EditConfig(learning_rate=6.0, batch_size=8)
+    for variant in (
+        Variant("no-svgd", "", {"scaled": False}),
+        Variant("csd", "", {"scaled": False, "bandwidth_factor": 3.0}),
+    ):
+        assert optimised(edit, variant, 8).learning_rate == 6.0
+    assert optimised(edit, Variant("no-svgd"), 8).learning_rate < 6.0
