@@ -23,8 +23,9 @@ from PIL import Image
 from torch import Tensor
 
 from csd_core.errors import UserError, expect
-from csd_core.io.files import file_hash, written_beside
+from csd_core.io.files import file_hash
 from csd_core.io.images import quantise
+from csd_core.metrics.features_cache import FeaturesCache
 
 DEFAULT_CLIP = "ViT-bigG-14"
 """As in the paper (appendix B)."""
@@ -47,6 +48,8 @@ class _Found:
     name: str
     identity: str
     preprocess: dict[str, Any] | None = None
+    quick_gelu: bool = False
+    """The weights were trained with another activation than open_clip's config of that name has."""
     words: frozenset[str] | None = None
 
 
@@ -79,7 +82,7 @@ class ClipExtractor:
             tokenizer,
         )
         self._words, self._batch_size = words, batch_size
-        self._cache = cache / hashlib.sha256(identity.encode()).hexdigest()[:16] if cache else None
+        self._cache = FeaturesCache(cache, identity) if cache else None
 
     @classmethod
     def from_pretrained(
@@ -114,20 +117,24 @@ class ClipExtractor:
         expect(batch_size >= 1, "batch-size", "at least 1", batch_size)
         where = resolve_device(device)
         found = _find(model, weights, local_files_only)
-        logging.getLogger("open_clip").setLevel(logging.ERROR)
+        for chatty in ("open_clip", "huggingface_hub"):  # the second tells of every retry, twice
+            logging.getLogger(chatty).setLevel(logging.ERROR)
         try:
             network: Any = open_clip.create_model(
-                found.architecture, found.weights, device=where, force_preprocess_cfg=found.preprocess
+                found.architecture,
+                found.weights,
+                device=where,
+                force_quick_gelu=found.quick_gelu,
+                force_preprocess_cfg=found.preprocess,
             )
-        except (TypeError, AttributeError):  # a mistake of ours
-            raise
-        except Exception as error:  # torch, safetensors, the hub: each has its own types
+            tokenizer = _tokenizer(found.architecture, local_files_only)
+        except Exception as error:  # torch, safetensors, the hub, odd configs: each has its own types
             raise UserError(_what_failed(found, error)) from error
         preprocess: Any = image_transform_v2(PreprocessCfg(**network.visual.preprocess_cfg), is_train=False)
         return cls(
             network,
             preprocess,
-            open_clip.get_tokenizer(found.architecture),
+            tokenizer,
             name=found.name,
             identity=found.identity,
             label="scorer" if model == SCORER else "CLIP",
@@ -170,32 +177,16 @@ class ClipExtractor:
     def _batch(self, images: Sequence[Tensor]) -> list[Tensor]:
         """A row for each picture, read back where it is kept."""
         pictures = [quantise(image.detach().cpu(), np.uint8) for image in images]
-        kept = [self._kept(picture) for picture in pictures]
-        rows = [_read(path) for path in kept]
+        rows = [self._cache.read(picture) if self._cache else None for picture in pictures]
         missing = [k for k, row in enumerate(rows) if row is None]
         if missing:
             inputs = torch.stack([self._preprocess(Image.fromarray(pictures[k])) for k in missing])
             fresh = self._model.encode_image(inputs.to(self._device)).float().cpu()
             for k, row in zip(missing, fresh, strict=True):
                 rows[k] = row
-                _write(kept[k], row)
+                if self._cache:
+                    self._cache.write(pictures[k], row)
         return [row for row in rows if row is not None]
-
-    def _kept(self, picture: np.ndarray) -> Path | None:
-        if self._cache is None:
-            return None
-        content = hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest()
-        return self._cache / f"{content}.npy"
-
-
-def _read(path: Path | None) -> Tensor | None:
-    return torch.from_numpy(np.load(path, allow_pickle=False)) if path and path.is_file() else None
-
-
-def _write(path: Path | None, row: Tensor) -> None:
-    if path:
-        with written_beside(path) as beside:
-            np.save(beside, row.numpy())
 
 
 def _find(model: str, weights: Path | None, local_files_only: bool) -> _Found:
@@ -213,30 +204,43 @@ def _find(model: str, weights: Path | None, local_files_only: bool) -> _Found:
 def _in_folder(model: str, folder: Path, weights: Path | None) -> _Found:
     import open_clip
 
-    config, stored = folder / CONFIG, weights or folder / WEIGHTS
+    config, stored, words = folder / CONFIG, weights or folder / WEIGHTS, folder / WORDS
     for path in (config, stored):
         expect(path.is_file(), f"{folder}", f"open_clip's layout, with {path.name}", "none")
     try:
         parts = json.loads(config.read_text())
-        architecture, preprocess = parts["model_cfg"], parts["preprocess_cfg"]
+        architecture, preprocess = parts["model_cfg"], dict(parts["preprocess_cfg"])
+        whole = {"embed_dim", "vision_cfg", "text_cfg"} <= set(architecture)  # open_clip ignores others
+        known = frozenset(json.loads(words.read_text())) if words.is_file() else None
     except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
         raise UserError(
-            f"{config}: expected model_cfg and preprocess_cfg as JSON, got something else"
-        ) from None
+            f"{config}: expected model_cfg and preprocess_cfg as JSON, with a list of words in {WORDS} if "
+            "there is one, got something else"
+        )
     digest = hashlib.sha256(config.read_bytes()).hexdigest()[:12]
     name = f"folder-{digest}"
     with tempfile.TemporaryDirectory() as scratch:  # open_clip reads configs from files alone
         (Path(scratch) / f"{name}.json").write_text(json.dumps(architecture))
         open_clip.add_model_config(scratch)
-    words = folder / WORDS
     return _Found(
         name,
         str(stored),
         "mini scorer" if model == SCORER else f"{model}{f' with {weights.name}' if weights else ''}",
         f"{digest} {file_hash(stored)}",
         preprocess,
-        frozenset(json.loads(words.read_text())) if words.is_file() else None,
+        words=known,
     )
+
+
+def _tokenizer(architecture: str, local_files_only: bool) -> Callable[[list[str]], Tensor]:
+    import open_clip
+
+    config: dict[str, Any] = open_clip.get_model_config(architecture) or {}
+    of_the_hub = bool(config.get("text_cfg", {}).get("hf_tokenizer_name"))
+    settings: dict[str, Any] = {"local_files_only": local_files_only} if of_the_hub else {}
+    return open_clip.get_tokenizer(architecture, **settings)
 
 
 def _hub_folder(repo: str, local_files_only: bool) -> Path:
@@ -262,7 +266,11 @@ def _by_name(model: str, weights: Path | None, local_files_only: bool) -> _Found
     tag = tag or DEFAULT_TAGS.get(architecture, tags[-1])
     expect(tag in tags, "--clip", f"{architecture} with one of {', '.join(tags)}", tag)
     stored = _downloaded(architecture, tag) if local_files_only else tag
-    return _Found(architecture, stored, f"{architecture} ({tag})", f"{architecture}/{tag}")
+    # said here, since open_clip knows neither of a file, and warns at most where its config has no QuickGELU
+    trained: dict[str, Any] = dict(open_clip.get_pretrained_cfg(architecture, tag) or {})
+    quick = bool(trained.get("quick_gelu"))
+    name, identity = f"{architecture} ({tag})", f"{architecture}/{tag}"
+    return _Found(architecture, stored, name, identity, trained, quick)
 
 
 def _downloaded(architecture: str, tag: str) -> str:
@@ -283,5 +291,5 @@ def _what_failed(found: _Found, error: Exception) -> str:
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     if Path(found.weights).is_file():
         mismatch = next((line for line in said[1:]), said[0] if said else type(error).__name__)
-        return f"{found.weights}: expected weights of {found.name}, got others: {mismatch}"
+        return f"{found.weights}: expected weights of {found.name}, got others: {mismatch[:200]}"
     return f"--clip: {found.name} is out of reach ({type(error).__name__}); {_WAY_OUT}"

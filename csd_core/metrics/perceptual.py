@@ -20,6 +20,8 @@ ALEXNET = "alexnet-owt-7be5be79.pth"
 """Trunk of LPIPS, from https://download.pytorch.org/models."""
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 """Of FID, from https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0."""
+LEAST_SIDE = 32
+"""Of a picture for LPIPS, in pixels: of less AlexNet leaves nothing."""
 _FEATURES = 2048
 
 
@@ -69,11 +71,17 @@ class Lpips:
         """Of pairs of pictures, row by row.
 
         Args:
-            a, b: (N, 3, H, W) in [0, 1], at least 32 x 32.
+            a, b: (N, 3, H, W) in [0, 1], H and W at least LEAST_SIDE.
 
         Returns:
             (N,) float32 on the CPU.
+
+        Raises:
+            UserError: shapes that do not fit.
         """
+        expect(a.shape == b.shape, "pictures", "pairs of one size", f"{tuple(a.shape)}, {tuple(b.shape)}")
+        good = a.ndim == 4 and min(a.shape[2:]) >= LEAST_SIDE
+        expect(good, "pictures", f"at least {LEAST_SIDE} x {LEAST_SIDE} pixels for LPIPS", tuple(a.shape))
         device = next(self._network.parameters()).device
         pairs = zip(a.split(self._batch_size), b.split(self._batch_size), strict=True)
         return torch.cat(
@@ -81,17 +89,23 @@ class Lpips:
         )
 
     def consecutive(self, frames: Iterable[Tensor]) -> Tensor:
-        """Of each frame and the next: (N - 1,) float32. A batch of frames is held at a time."""
+        """Of each frame and the next, of one size: (N - 1,) float32. A batch of frames is held at a time."""
         near = pairwise(frames)
         found = [torch.zeros(0)]
         while batch := list(islice(near, self._batch_size)):
             first, second = zip(*batch, strict=True)
+            sizes = {tuple(frame.shape) for frame in (*first, *second)}
+            expect(len(sizes) == 1, "frames", "one size", sorted(sizes))
             found.append(self.distances(torch.stack(first), torch.stack(second)))
         return torch.cat(found)
 
 
 class Inception:
-    """FID (arXiv:1706.08500), with torchmetrics' Inception: 0 for equal sets, lower is more alike."""
+    """FID (arXiv:1706.08500), with torchmetrics' Inception: 0 for equal sets, lower is more alike.
+
+    Pictures are scaled to 299 x 299 with antialiasing, as torchmetrics does; torch-fidelity scales without,
+    so values of the two differ.
+    """
 
     def __init__(self, network: Any, batch_size: int = 8) -> None:
         self._network, self._batch_size = network, batch_size

@@ -1,4 +1,7 @@
 import json
+import shutil
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +152,7 @@ def test_weights_of_another_architecture(folder: Path, tmp_path: Path) -> None:
         ("nonsense-of-a-name", {}, "got 'nonsense-of-a-name'"),
         ("ViT-B-32/nonsense", {}, "openai"),
         ("ViT-B-32", {"weights": Path("/nowhere.pt")}, "/nowhere.pt"),
+        ("ViT-bigG-14", {"local_files_only": True}, "not in the local cache"),
         ("ViT-bigG-14", {"local_files_only": True}, "--clip mini"),
         ("hf-hub:nobody/nothing", {"local_files_only": True}, "not in the local cache"),
     ],
@@ -162,6 +166,84 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text("[]")
     (tmp_path / "open_clip_model.safetensors").write_text("")
     assert "model_cfg" in refused(str(tmp_path))
+
+
+@pytest.mark.parametrize("model", [{}, 7, {"embed_dim": 16}, {**CONFIG["model_cfg"], "other": 1}])
+def test_a_config_of_something_else(model: Any, tmp_path: Path) -> None:
+    folder = random_folder(tmp_path)
+    (folder / "open_clip_config.json").write_text(json.dumps({**CONFIG, "model_cfg": model}))
+    assert "expected" in refused(str(folder))
+
+
+def test_a_list_of_words_that_is_none(tmp_path: Path) -> None:
+    folder = random_folder(tmp_path)
+    (folder / "words.json").write_text("fox, bear")
+    assert "words.json" in refused(str(folder))
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"layer": torch.zeros(1)}, {}])
+def test_a_checkpoint_of_something_else(content: Any, folder: Path, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.pt")
+    said = refused(str(folder), weights=tmp_path / "other.pt")
+    assert "other.pt: expected weights" in said
+    assert len(said) < 600
+
+
+def test_features_that_were_cut_off_are_taken_again(folder: Path, tmp_path: Path) -> None:
+    cached = ClipExtractor.from_pretrained(str(folder), device="cpu", cache=tmp_path)
+    fresh = cached.images(pictures(2))
+    first, second = tmp_path.glob("*/*.npy")
+    first.write_bytes(first.read_bytes()[:-8])
+    second.write_bytes(b"")
+    assert torch.equal(cached.images(pictures(2)), fresh)
+
+
+def test_a_batch_of_pictures_is_held_at_a_time(folder: Path) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def stream() -> Iterator[Tensor]:
+        nonlocal most
+        for _ in range(9):
+            picture = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(len(alive)))
+            alive.append(weakref.ref(picture))
+            most = max(most, sum(known() is not None for known in alive))
+            yield picture
+
+    by_two = ClipExtractor.from_pretrained(str(folder), device="cpu", batch_size=2)
+    assert len(by_two.images(stream())) == 9
+    assert most <= 4  # a batch, and the one before until its name is taken
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_tag_brings_its_preprocessing_and_activation(
+    local: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the hub's cache, with and without leave to ask the hub; OpenAI's weights need QuickGELU."""
+    import huggingface_hub.constants
+    import open_clip
+    from open_clip.pretrained import _PRETRAINED
+    from safetensors.torch import load_file
+
+    mean = (0.1, 0.2, 0.3)
+    tag = {"url": "", "hf_hub": "nobody/tiny/", "mean": mean, "std": (1.0, 1.0, 1.0), "quick_gelu": True}
+    monkeypatch.setitem(_PRETRAINED, "tiny", {"first": {}, "random": tag})
+    (tmp_path / "tiny.json").write_text(json.dumps(CONFIG["model_cfg"]))
+    open_clip.add_model_config(tmp_path)
+    stored = tmp_path / "models--nobody--tiny"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs" / "main").write_text("abc")
+    shutil.copytree(folder, stored / "snapshots" / "abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+    ours = ClipExtractor.from_pretrained("tiny", device="cpu", local_files_only=local)
+    model: Any = open_clip.CLIP(**CONFIG["model_cfg"], quick_gelu=True).eval()
+    model.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
+    shown = torch.stack(list(pictures(3, 32, 32)))
+    with torch.no_grad():
+        expected = model.encode_image(shown - torch.tensor(mean)[:, None, None])
+    assert torch.allclose(ours.images(shown), expected, atol=1e-5)
+    assert ours.name == "tiny (random)"
 
 
 def test_the_scorer_that_ships() -> None:

@@ -104,6 +104,53 @@ def test_other_weights_are_refused(kind: Any, tmp_path: Path) -> None:
             kind.from_pretrained(device="cpu", **given)
 
 
+@pytest.mark.parametrize("kind", [Lpips, Inception])
+def test_a_pickle_is_not_executed(kind: Any, tmp_path: Path) -> None:
+    """torch-fidelity alone would: it reads its file without weights_only."""
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    torch.save({"layer": Bomb()}, tmp_path / "bomb.pth")
+    given: dict[str, Any] = {"trunk" if kind is Lpips else "weights": tmp_path / "bomb.pth"}
+    with pytest.raises(UserError, match=r"bomb\.pth: expected"):
+        kind.from_pretrained(device="cpu", **given)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_lpips_says_which_pictures_do_not_do(lpips: Lpips) -> None:
+    with pytest.raises(UserError, match="at least 32"):
+        lpips.distances(pictures(2, size=31), pictures(2, size=31))
+    with pytest.raises(UserError, match="pairs of one size"):
+        lpips.distances(pictures(2), pictures(3))
+    with pytest.raises(UserError, match="one size"):
+        lpips.consecutive([*pictures(2), *pictures(1, size=40)])
+
+
+def test_features_of_inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of random weights, in torch-fidelity's own format: those of torchmetrics' metric, given 8 bits."""
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    with monkeypatch.context() as without_download:
+        without_download.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
+        without_download.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        torch.manual_seed(0)
+        network = theirs.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    for module in network.modules():  # else the features fade to nothing
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    torch.save(network.state_dict(), tmp_path / "inception.pth")
+    ours = Inception.from_pretrained(weights=tmp_path / "inception.pth", device="cpu", batch_size=2)
+    shown = pictures(3, size=24)
+    metric = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(tmp_path / "inception.pth"))
+    expected: Any = metric.inception((shown * 255).round().byte())
+    differ = (expected[0] - expected[1]).norm()
+    assert float((ours.features(iter(shown)) - expected).norm()) < 1e-3 * float(differ)
+    assert ours.fid(shown, shown) == pytest.approx(0, abs=1e-9)
+
+
 def features(count: int, shift: float, seed: int) -> Tensor:
     drawn = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
     return drawn * torch.linspace(0.5, 2, 6) + shift
