@@ -29,8 +29,8 @@ class SceneEvaluation(EvaluateOptions):
     edited: Path
     """The run after the edit: its folder or config.yml."""
     source: Path | None = None
-    """A run of the same capture before the edit. Default: the scene that the edited run kept before its first
-    round."""
+    """A run of the same capture before the edit. Default, or if it is the edited run: the scene that that one
+    kept before its first round."""
     path: Path | None = None
     """camera_path.json of nerfstudio's viewer. Default: novel views between the cameras of the capture."""
     num_views: int = 24
@@ -44,7 +44,7 @@ def evaluate_scene(options: SceneEvaluation) -> None:
     from csd_core.evaluation.measuring import measure_views
     from csd_core.evaluation.report import Report, write_report
     from csd_core.experiments.inputs import write_frames
-    from csd_nerf.novel_views import base_checkpoint, find_run
+    from csd_nerf.novel_views import base_checkpoint, find_run, latest_checkpoint
 
     silence_others()
     begun = time.perf_counter()
@@ -53,19 +53,21 @@ def evaluate_scene(options: SceneEvaluation) -> None:
     expect(options.num_views >= 1, "num-views", "at least 1", options.num_views)
     expect(options.width is None or options.width >= 16, "width", "at least 16 pixels", options.width)
     edited = find_run(options.edited)
-    source = find_run(options.source) if options.source else base_checkpoint(edited.parent)
+    other = find_run(options.source) if options.source else edited
+    # against itself a run would be no edit at all
+    source = base_checkpoint(edited.parent) if other.samefile(edited) else other
+    read = [latest_checkpoint(edited), source if source.suffix == ".ckpt" else latest_checkpoint(source)]
     tools = options.load_tools()
     before, after = render_both(options, edited, source)
-    measures = [
-        *measure_views(before.frames, after.frames, options.captions, tools),
-        *depth_errors(before, after),
-    ]
+    of_pictures = measure_views(before.frames, after.frames, options.captions, tools)
+    # a scene has no mask
+    measures = [m for m in of_pictures if m.key != "psnr_outside_mask"] + depth_errors(before, after)
     report = Report(
         "csd-evaluate scene",
         options.as_json(),
         options.captions,
         tools,
-        {str(path): file_hash(path) for path in (edited, source)},
+        {str(path): file_hash(path) for path in (*read, *([options.path] if options.path else []))},
         [f"view {k + 1}" for k in range(len(before.frames))],
         range(len(before.frames)),
         measures,
@@ -94,18 +96,17 @@ def render_both(options: SceneEvaluation, edited: Path, source: Path) -> tuple["
     from csd_nerf.novel_views import load_weights, open_scene, render_views
 
     scene = open_scene(edited)
+    other = None if source.suffix == ".ckpt" else open_scene(source)
+    if other is not None:
+        poses = [cast(Any, each.pipeline.datamanager).train_dataset.cameras for each in (scene, other)]
+        here, there = (cameras.camera_to_worlds for cameras in poses)
+        same = here.shape == there.shape and torch.allclose(here, there, atol=1e-4)
+        expect(same, str(source), f"a run of the capture of {edited}, with its cameras", "another one")
     cameras = _cameras(options, scene)
     after = render_views(scene.pipeline, cameras)
-    if source.suffix == ".ckpt":
+    if other is None:
         load_weights(scene.pipeline, source)
-    else:
-        other = open_scene(source)
-        same = _poses(scene).shape == _poses(other).shape and torch.allclose(
-            _poses(scene), _poses(other), atol=1e-4
-        )
-        expect(same, str(source), f"a run of the capture of {edited}, with its cameras", "another one")
-        scene = other
-    return render_views(scene.pipeline, cameras), after
+    return render_views((other or scene).pipeline, cameras), after
 
 
 def depth_errors(before: "Views", after: "Views") -> list["Measured"]:
@@ -125,10 +126,6 @@ def _cameras(options: SceneEvaluation, scene: "Scene") -> "Cameras":
     if options.path:
         return cameras_from_file(options.path, options.width)
     return novel_cameras(scene, options.num_views, options.width)
-
-
-def _poses(scene: "Scene") -> torch.Tensor:
-    return cast(Any, scene.pipeline.datamanager).train_dataset.cameras.camera_to_worlds
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -86,13 +86,24 @@ def open_scene(run: Path) -> Scene:
     from nerfstudio.utils.eval_utils import eval_setup
 
     config_path = find_run(run)
-    checkpoints = config_path.parent / "nerfstudio_models"
-    if not any(checkpoints.glob("step-*.ckpt")):
-        raise UserError(f"{checkpoints}: expected checkpoints, found none; let the run finish")
+    checkpoints = latest_checkpoint(config_path).parent
     config, pipeline, _, _ = eval_setup(
         config_path, test_mode="test", update_config_callback=_at_home(checkpoints)
     )
     return Scene(config, pipeline)
+
+
+def latest_checkpoint(config_path: Path) -> Path:
+    """The last one that the run of a config.yml saved.
+
+    Raises:
+        UserError: there is none.
+    """
+    checkpoints = config_path.parent / "nerfstudio_models"
+    found = sorted(checkpoints.glob("step-*.ckpt"))
+    if not found:
+        raise UserError(f"{checkpoints}: expected checkpoints, found none; let the run finish")
+    return found[-1]
 
 
 def load_weights(pipeline: "Pipeline", checkpoint: Path) -> None:

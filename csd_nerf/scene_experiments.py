@@ -57,6 +57,10 @@ LOG = "train.log"
 GEOMETRY = "geometry.safetensors"
 """Depth and cameras of the base's novel views."""
 POLL_SECONDS = 5.0
+DRAWN_SIZE = 128
+"""Side of a drawn photo, in pixels."""
+NOT_FOR_SCENES = ("num_frames", "num_steps", "stride", "dtype")
+"""Options of csd-experiment."""
 VARIED = (
     *("batch_size", "learning_rate", "baseline", "bandwidth_factor", "mixing", "shared_noise", "seed"),
     *("guidance_scale", "image_guidance_scale", "num_steps"),
@@ -166,15 +170,20 @@ def prepare_scenes(experiment: Experiment, options: ExperimentOptions) -> Prepar
     """Find or draw the captures, find the model and lay out the grid.
 
     Raises:
-        UserError: a capture that is none, an unknown model, instruction or method.
+        UserError: a capture that is none, an unknown model, instruction or method, an option that is not for
+            scenes.
     """
+    for name in NOT_FOR_SCENES:
+        given = getattr(options, name)
+        expect(given is None, name.replace("_", "-"), "none, scenes take the method preset's", given)
     silence_others()
     model = Model.find(options.model, local_files_only=options.local_files_only)
     scale = experiment.mini if model.is_mini else experiment.full
     training = MINIATURE if model.is_mini else PAPER
     captures = find_captures(options, training)
     variants, prompts = options.variants_of(scale, experiment), options.prompts_of(scale, model.is_mini)
-    work = SceneWork(options.output.resolve(), options.model, {c.name: c for c in captures}, training)
+    by_name = {capture.name: capture for capture in captures}
+    work = SceneWork(options.output.resolve(), options.model, by_name, training, options.local_files_only)
     entries = [
         Entry(plan(capture, prompt, variant, seed, model, training), variant, prompt)
         for seed in options.seeds
@@ -206,10 +215,13 @@ def find_captures(options: ExperimentOptions, training: Training) -> list[Captur
         UserError: there is none.
     """
     if options.inputs is None:
-        folder = options.output / "inputs" / f"drawn-scene-{training.photos}"
+        expect((options.num_inputs or 1) == 1, "num-inputs", "1, one scene is drawn", options.num_inputs)
+        size = options.size or DRAWN_SIZE
+        folder = options.output / "inputs" / f"drawn-scene-{training.photos}-{size}"
         if not folder.is_dir():
-            write_demo_scene(folder, num_views=training.photos, size=options.size or 128)
+            write_demo_scene(folder, num_views=training.photos, size=size)
         return [Capture("drawn", folder, _hash(folder))]
+    expect(options.size is None, "size", "none where captures are given", options.size)
     folders = [f for f in (options.inputs, *sorted(options.inputs.glob("*/"))) if _is_capture(f)]
     wanted = "a capture with transforms.json, or a folder of captures"
     expect(len(folders) > 0, "inputs", wanted, f"{options.inputs}, which is neither")
@@ -229,6 +241,12 @@ def _hash(capture: Path) -> str:
 def digest(text: str) -> str:
     """SHA-256, hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def visible_device(environment: Mapping[str, str], number: int) -> str:
+    """What CUDA_VISIBLE_DEVICES must be for a process that sees one device, the `number`th that we see."""
+    seen = environment.get("CUDA_VISIBLE_DEVICES")
+    return seen.split(",")[number] if seen else str(number)
 
 
 def edit_settings(variant: Variant, training: Training, seed: int) -> EditConfig:
@@ -271,6 +289,7 @@ class SceneWork:
     model: str
     captures: Mapping[str, Capture]
     training: Training
+    local_files_only: bool = False
 
     def __call__(self, cell: Cell, folder: Path, device: str) -> dict[str, Any]:
         """Edit a scene and render it: frames/, train.log, and what cell.json says."""
@@ -324,7 +343,6 @@ class SceneWork:
             "max-num-iterations": training.base_steps + training.steps,
             "load-dir": next(base.glob("**/nerfstudio_models")),
             "pipeline.datamanager.prompt": cell.hangs_on["text"],
-            "pipeline.datamanager.model": self.model,
             "pipeline.datamanager.schedule": "one-view" if one_view else "rounds",
             "pipeline.datamanager.sampling-steps": training.sampling_steps,
             "pipeline.datamanager.edit-interval": interval,
@@ -344,11 +362,13 @@ class SceneWork:
         told = ["--output-dir", str(folder), "--experiment-name", "scene", "--timestamp", "run"]
         told += ["--vis", "tensorboard", "--steps-per-eval-batch", NEVER, "--steps-per-eval-image", NEVER]
         told += ["--steps-per-eval-all-images", NEVER, "--steps-per-save", NEVER]
+        told += ["--pipeline.datamanager.model", self.model]
+        told += ["--pipeline.datamanager.model-local-files-only", str(self.local_files_only)]
         environment = quiet_environment(dict(os.environ))
         kind, _, number = device.partition(":")
+        told += ["--machine.device-type", kind]
         if kind == "cuda":
-            told += ["--machine.device-type", "cuda"]
-            environment["CUDA_VISIBLE_DEVICES"] = number or "0"
+            environment["CUDA_VISIBLE_DEVICES"] = visible_device(environment, int(number or 0))
         command = [str(Path(sys.executable).with_name("ns-train")), self.training.method, *told, *arguments]
         with log.open("wb") as file:
             ended = subprocess.run(command, env=environment, stdout=file, stderr=file, check=False)

@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 
 from csd_core.errors import UserError
+from csd_core.io.files import file_hash
 from csd_core.metrics.depth import reprojection_error
 from csd_nerf.evaluate_command import main
 from csd_nerf.novel_views import (
     base_checkpoint,
     cameras_from_file,
     find_run,
+    latest_checkpoint,
     load_weights,
     novel_cameras,
     open_scene,
@@ -160,6 +162,20 @@ def test_a_scene_is_measured_on_renders(report: Path, run: Path) -> None:
         pixels = torch.from_numpy(np.array(Image.open(kept[2]))).permute(2, 0, 1) / 255
         assert float((pixels - views.frames[2]).abs().max()) < 0.6 / 255
     assert (report / "report.html").is_file()
+    read = (latest_checkpoint(run / "config.yml"), base_checkpoint(run))
+    assert told["inputs"] == {str(path): file_hash(path) for path in read}
+
+
+def test_the_source_of_a_run_against_itself_is_the_scene_before_its_edit(
+    report: Path, run: Path, tmp_path: Path
+) -> None:
+    words = ["scene", "--edited", str(run), "--source", str(run / "config.yml"), "--num-views", "3"]
+    assert main([*words, "--width", "16", "--output", str(tmp_path / "report"), *CAPTIONS]) == 0
+    default, own = (
+        json.loads((place / "report.json").read_text()) for place in (report, tmp_path / "report")
+    )
+    assert own["measures"] == default["measures"]
+    assert own["inputs"] == default["inputs"]
 
 
 def test_two_runs_of_one_capture(
