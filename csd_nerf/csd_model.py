@@ -23,7 +23,7 @@ from csd_nerf.csd_hash import speed_up
 
 Implementation = Literal["tcnn", "torch"]
 
-_LPIPS = "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity"
+LPIPS_CLASS = "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity"
 _ALEXNET = "alexnet-owt-7be5be79.pth"
 _SAMPLER_STATE = ("_anneal", "_step", "_steps_since_update")
 _LPIPS_MIN_SIDE = 64  # pixels; below this AlexNet's pooling leaves nothing
@@ -48,7 +48,7 @@ class CSDModel(NerfactoModel):
         """Build the scene on tinycudann where it imports on a CUDA device, otherwise in torch."""
         asked = self.config.implementation
         self.config.implementation = choose_implementation(asked, self.kwargs.get("device", "cpu"))
-        with mock.patch(_LPIPS, LazyLPIPS):  # nerfacto would download AlexNet here
+        with mock.patch(LPIPS_CLASS, LazyLPIPS):  # nerfacto would download AlexNet here
             super().populate_modules()
         moves_cameras = self.config.camera_optimizer.mode != "off"
         speed_up(self, follow_points=moves_cameras or self.config.predict_normals)

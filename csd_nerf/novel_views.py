@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -85,11 +86,14 @@ def open_scene(run: Path) -> Scene:
     """
     from nerfstudio.utils.eval_utils import eval_setup
 
+    from csd_nerf.csd_model import LPIPS_CLASS, LazyLPIPS
+
     config_path = find_run(run)
     checkpoints = latest_checkpoint(config_path).parent
-    config, pipeline, _, _ = eval_setup(
-        config_path, test_mode="test", update_config_callback=_at_home(checkpoints)
-    )
+    with mock.patch(LPIPS_CLASS, LazyLPIPS):  # a run of plain nerfacto would download AlexNet here
+        config, pipeline, _, _ = eval_setup(
+            config_path, test_mode="test", update_config_callback=_at_home(checkpoints)
+        )
     return Scene(config, pipeline)
 
 
