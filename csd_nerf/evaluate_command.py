@@ -55,7 +55,7 @@ def evaluate_scene(options: SceneEvaluation) -> None:
     edited = find_run(options.edited)
     other = find_run(options.source) if options.source else edited
     # against itself a run would be no edit at all
-    source = base_checkpoint(edited.parent) if other.samefile(edited) else other
+    source = base_checkpoint(edited.parent, "--source") if other.samefile(edited) else other
     read = [latest_checkpoint(edited), source if source.suffix == ".ckpt" else latest_checkpoint(source)]
     tools = options.load_tools()
     before, after = render_both(options, edited, source)

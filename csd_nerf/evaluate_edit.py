@@ -172,7 +172,7 @@ def render_held_out(config_path: Path, base: Path | None = None) -> tuple["Train
     dataset = cast("InputDataset", scene.pipeline.datamanager.eval_dataset)
     model = scene.pipeline.model
     cameras = dataset.cameras.to(model.device)
-    before_edit = base or base_checkpoint(config_path.parent)
+    before_edit = base or base_checkpoint(config_path.parent, "--base")
     edited = [_render(model, cameras, view) for view in track(range(len(dataset)), "held-out views, edited")]
     load_weights(scene.pipeline, before_edit)
     before = [_render(model, cameras, view) for view in track(range(len(dataset)), "held-out views, base  ")]

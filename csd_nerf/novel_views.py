@@ -56,11 +56,12 @@ def find_run(path: Path) -> Path:
     return configs[-1]
 
 
-def base_checkpoint(run: Path) -> Path:
+def base_checkpoint(run: Path, option: str) -> Path:
     """The scene before the first edit that a run kept.
 
     Args:
         run: the folder of its config.yml.
+        option: the option that names another, for the message.
 
     Raises:
         UserError: there is none.
@@ -70,7 +71,7 @@ def base_checkpoint(run: Path) -> Path:
     found = sorted((run / BASE_FOLDER).glob("step-*.ckpt"))
     if not found:
         raise UserError(
-            f"{run / BASE_FOLDER}: expected the scene before the edit, found none; name another run"
+            f"{run / BASE_FOLDER}: expected the scene before the edit, found none; name another with {option}"
         )
     return found[-1]
 

@@ -91,10 +91,10 @@ def test_other_weights_in_an_opened_run(run: Path, tmp_path: Path) -> None:
     scene = open_scene(run)
     cameras = novel_cameras(scene, 1)
     after = render_views(scene.pipeline, cameras).frames
-    load_weights(scene.pipeline, base_checkpoint(run))
+    load_weights(scene.pipeline, base_checkpoint(run, "--source"))
     before = render_views(scene.pipeline, cameras).frames
     assert not torch.equal(before, after)
-    checkpoint = torch.load(base_checkpoint(run), weights_only=False)
+    checkpoint = torch.load(base_checkpoint(run, "--source"), weights_only=False)
     name = next(key for key in checkpoint["pipeline"] if key.endswith("weight"))
     checkpoint["pipeline"][name] = torch.zeros(3)
     torch.save(checkpoint, tmp_path / "other.ckpt")
@@ -126,8 +126,8 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "config.yml").write_text("")
     with pytest.raises(UserError, match="let the run finish"):
         open_scene(tmp_path)
-    with pytest.raises(UserError, match="before the edit"):
-        base_checkpoint(tmp_path)
+    with pytest.raises(UserError, match="before the edit.*--source"):
+        base_checkpoint(tmp_path, "--source")
 
 
 # The command --------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_a_scene_is_measured_on_renders(report: Path, run: Path) -> None:
     scene = open_scene(run)
     cameras = novel_cameras(scene, 3, 16)
     after = render_views(scene.pipeline, cameras)
-    load_weights(scene.pipeline, base_checkpoint(run))
+    load_weights(scene.pipeline, base_checkpoint(run, "--source"))
     before = render_views(scene.pipeline, cameras)
     for key, frames in (("depth_error", after.frames), ("source_depth_error", before.frames)):
         expected = reprojection_error(frames, before.depths, before.cameras).tolist()
@@ -162,7 +162,7 @@ def test_a_scene_is_measured_on_renders(report: Path, run: Path) -> None:
         pixels = torch.from_numpy(np.array(Image.open(kept[2]))).permute(2, 0, 1) / 255
         assert float((pixels - views.frames[2]).abs().max()) < 0.6 / 255
     assert (report / "report.html").is_file()
-    read = (latest_checkpoint(run / "config.yml"), base_checkpoint(run))
+    read = (latest_checkpoint(run / "config.yml"), base_checkpoint(run, "--source"))
     assert told["inputs"] == {str(path): file_hash(path) for path in read}
 
 
