@@ -19,6 +19,7 @@ from csd_core.guidance import BranchWeights, image_weights, instruct_pix2pix_wei
 
 Side = Literal["target", "source"]
 PromptWeights = Mapping[str, Sequence[float]]
+Noisy = dict[Side, Tensor]
 
 
 @dataclass(frozen=True)
@@ -75,45 +76,56 @@ def _guided(
     ]
 
 
-def predict(
-    denoiser: Denoiser,
-    branches: Sequence[Branch],
-    noisy: Mapping[Side, Tensor],
-    condition: Tensor,
-    t: Tensor,
-    particles: Sequence[int],
-    text: Mapping[str, Tensor],
-    max_batch: int,
-) -> dict[Side, Tensor]:
-    """Guided noise predictions of target and source, all evaluations in one batch split by max_batch.
+class Predictor:
+    """Guided noise predictions of target and source, all evaluations of a step in one batch.
 
     Args:
         denoiser: the model.
         branches: from edit_branches.
-        noisy: x_t and the noisy source, each (B, C, h, w).
-        condition: (B, C, h, w), image-condition latents.
-        t: (), the timestep, on the device.
-        particles: B numbers of particles in the canvas, which pick the weights.
-        text: instruction -> embedding (1, tokens, dim).
         max_batch: evaluations at a time.
-
-    Returns:
-        (B, C, h, w) float32 for each side that has a branch.
     """
-    weighing = (
-        (branch, [row for row, p in enumerate(particles) if branch.weights[p] != 0]) for branch in branches
-    )
-    picked = [(branch, rows) for branch, rows in weighing if rows]
-    x_t, texts, images = [], [], []
-    for branch, rows in picked:
-        x_t.append(_rows(noisy[branch.side], rows))
-        texts.append(text[branch.text].expand(len(rows), -1, -1))
-        images.append(_rows(condition if branch.image else torch.zeros_like(condition), rows))
-    batch = torch.cat(x_t)
-    predicted = predict_noise(
-        denoiser, batch, t.expand(len(batch)), torch.cat(texts), torch.cat(images), max_batch=max_batch
-    )
-    return _combine(picked, predicted.split([len(rows) for _, rows in picked]), particles)
+
+    def __init__(self, denoiser: Denoiser, branches: Sequence[Branch], max_batch: int) -> None:
+        self._denoiser, self._branches, self._max_batch = denoiser, branches, max_batch
+        self._embedded = {branch.text: denoiser.embed([branch.text]) for branch in branches}
+        self._words: tuple[list[tuple[str, int]], Tensor] | None = None
+
+    def predict(
+        self, noisy: Noisy, condition: Tensor, t: Tensor, particles: Sequence[int]
+    ) -> dict[Side, Tensor]:
+        """Predictions for the particles of a step.
+
+        Args:
+            noisy: x_t, the noisy source, or both; each (B, C, h, w).
+            condition: (B, C, h, w), image-condition latents.
+            t: (), the timestep, on the device.
+            particles: B numbers of particles in the canvas, which pick the weights.
+
+        Returns:
+            (B, C, h, w) float32 for each side in `noisy` that has a branch.
+        """
+        asked = [branch for branch in self._branches if branch.side in noisy]
+        weighing = (
+            (branch, [k for k, p in enumerate(particles) if branch.weights[p] != 0]) for branch in asked
+        )
+        picked = [(branch, rows) for branch, rows in weighing if rows]
+        batch = torch.cat([_rows(noisy[branch.side], rows) for branch, rows in picked])
+        nothing = condition.new_zeros(()).expand_as(condition)
+        images = torch.cat(
+            [_rows(condition, rows) if branch.image else nothing[: len(rows)] for branch, rows in picked]
+        )
+        text = self._text([(branch.text, len(rows)) for branch, rows in picked])
+        predicted = predict_noise(
+            self._denoiser, batch, t.expand(len(batch)), text, images, max_batch=self._max_batch
+        )
+        return _combine(picked, predicted.split([len(rows) for _, rows in picked]), particles)
+
+    def _text(self, wanted: list[tuple[str, int]]) -> Tensor:
+        """Embeddings (n, tokens, dim), so many of each; those of the last step where it wanted the same."""
+        if self._words is None or self._words[0] != wanted:
+            rows = [self._embedded[text].expand(count, -1, -1) for text, count in wanted]
+            self._words = wanted, torch.cat(rows)
+        return self._words[1]
 
 
 def _combine(

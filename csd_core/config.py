@@ -40,6 +40,9 @@ class EditConfig:
     """Weight of the force that keeps particles apart."""
     shared_noise: bool = False
     """All particles of a step share one draw of noise. They agree more."""
+    noise_pool: int = 0
+    """Draw timestep and noise from M pairs fixed at the start, so that the source is evaluated once for each:
+    3 + 2 M / updates evaluations of a particle in a step, not 5. 0: both are drawn anew in every step."""
     negative_prompt: str = ""
     """What the result should not be; takes the place of the empty prompt in target and baseline."""
     max_batch: int = 16
@@ -57,6 +60,7 @@ class EditConfig:
             expect(math.isfinite(getattr(self, name)), name, "a finite number", getattr(self, name))
         for name in positive:
             expect(getattr(self, name) > 0, name, "more than 0", getattr(self, name))
+        expect(self.noise_pool >= 0, "noise_pool", "0 (fresh draws) or more", self.noise_pool)
         expect(0 <= low < high <= 1, "t_range", "0 <= low < high <= 1", self.t_range)
         expect(self.seed >= 0, "seed", "0 or more", self.seed)
         baselines = ("image", "noise", "prompt")

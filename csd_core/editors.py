@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from csd_core.baselines import check_settings
-from csd_core.config import EditConfig
 from csd_core.denoisers.instruct_pix2pix import DEFAULT_MODEL, InstructPix2Pix
 from csd_core.detail import DETAIL, Detail
+from csd_core.draws import Draws
 from csd_core.engine import ProgressBar
 from csd_core.errors import expect
 from csd_core.images import blend
@@ -21,7 +21,6 @@ from csd_core.panorama import Method, Panorama, changing, sample_panorama
 from csd_core.prepared import PreparedEdit
 from csd_core.presets import panorama_preset, video_preset
 from csd_core.regions import Region
-from csd_core.schedule import step_generator
 from csd_core.video import Method as VideoMethod
 from csd_core.video import VideoEdit, with_method
 
@@ -68,17 +67,17 @@ class Editor:
 
     def _run(self, job: PreparedEdit, on_step_end: OnStepEnd | None) -> Tensor:
         """The edited canvas of a job."""
-        report = self._callback(job.edit, on_step_end)
+        report = self._callback(Draws(job.edit, job.num_particles), on_step_end)
         with ProgressBar(job.edit.num_steps, report, self._show_progress) as callback:
             return job.run(callback=callback)
 
-    def _callback(self, edit: EditConfig, on_step_end: OnStepEnd | None) -> Callable[[int, Tensor], bool]:
+    def _callback(self, draws: Draws, on_step_end: OnStepEnd | None) -> Callable[[int, Tensor], bool]:
         """on_step_end as diffusers calls it, for the engine."""
         schedule = self.denoiser.schedule
 
         def report(step: int, canvas: Tensor) -> bool:
             if on_step_end is not None:
-                timestep = schedule.sample_timestep(edit.t_range, step_generator(edit.seed, step, 0))
+                timestep = draws.timestep(schedule, step)
                 changed = on_step_end(self, step, timestep, {"latents": canvas}) or {}
                 if changed.get("latents", canvas) is not canvas:
                     canvas.copy_(changed["latents"])

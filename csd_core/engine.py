@@ -1,22 +1,30 @@
 """The one optimisation loop. Scenes, panoramas and videos differ only in the canvas they hand to it."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from csd_core.branches import PromptWeights, Side, edit_branches, predict
+from csd_core.branches import Noisy, Predictor, PromptWeights, edit_branches
 from csd_core.config import EditConfig
 from csd_core.csd import csd_edit_gradient, csd_gradient
 from csd_core.denoisers.base import Denoiser
 from csd_core.denoisers.batching import in_chunks
+from csd_core.draws import Draws, particle_noise, particles_of_step
 from csd_core.errors import NonFiniteError, UserError, expect
 from csd_core.images import pad_to_multiple
 from csd_core.layout import Layout, Stack
-from csd_core.schedule import step_generator
+from csd_core.source_cache import SourceCache
 
-__all__ = ["EditConfig", "Layout", "Stack", "edit_images", "edit_latents"]
+__all__ = [
+    "EditConfig",
+    "Layout",
+    "Stack",
+    "edit_images",
+    "edit_latents",
+    "particle_noise",
+    "particles_of_step",
+]
 
 Callback = Callable[[int, Tensor], bool | None]
 Prompt = str | PromptWeights
@@ -62,28 +70,41 @@ def edit_latents(
     config.check()
     layout = layout or Stack(len(canvas))
     branches = edit_branches(config, _prompt_weights(prompt, layout.num_particles), layout.num_particles)
-    text = {branch.text: denoiser.embed([branch.text]) for branch in branches}
+    predictor = Predictor(denoiser, branches, config.max_batch)
+    draws = Draws(config, layout.num_particles)
     source, condition = (x.to(denoiser.device, torch.float32) for x in (source, condition))
     canvas = canvas.to(denoiser.device, torch.float32, copy=True)
+    schedule, add_noise = denoiser.schedule, denoiser.schedule.add_noise
+
+    def timestep(step: int) -> Tensor:
+        return torch.full((), draws.timestep(schedule, step), device=denoiser.device)
+
+    def predict_source(step: int) -> Tensor:
+        particles, t = draws.particles(step), timestep(step)
+        x, image = (layout.gather(whole, particles) for whole in (source, condition))
+        noisy: Noisy = {"source": add_noise(x, draws.noise(step, particles, x), t)}
+        return predictor.predict(noisy, image, t, particles)["source"]
+
+    cache = SourceCache(draws, predict_source)
     guard = _FiniteGuard(config.num_steps, canvas)
     for step in range(start_step, config.num_steps):
         # 1. a batch of particles, one timestep, noise
-        particles = particles_of_step(config, layout.num_particles, step)
-        timestep = denoiser.schedule.sample_timestep(config.t_range, step_generator(config.seed, step, 0))
-        t = torch.full((), timestep, device=canvas.device)
-        x, x_source, image = (layout.gather(whole, particles) for whole in (canvas, source, condition))
-        noise = particle_noise(config, step, particles, x)
-        x_t = denoiser.schedule.add_noise(x, noise, t)
-        source_t = denoiser.schedule.add_noise(x_source, noise, t)
-        # 2. noise predictions, the only expensive line
-        noisy: dict[Side, Tensor] = {"target": x_t, "source": source_t}
-        eps = predict(denoiser, branches, noisy, image, t, particles, text, config.max_batch)
+        particles, t = draws.particles(step), timestep(step)
+        x, image = (layout.gather(whole, particles) for whole in (canvas, condition))
+        noise = draws.noise(step, particles, x)
+        x_t = add_noise(x, noise, t)
+        # 2. noise predictions, the only expensive line: in one batch, unless the source's are read back
+        noisy: Noisy = {"target": x_t}
+        if not draws.pool:
+            noisy["source"] = add_noise(layout.gather(source, particles), noise, t)
+        eps = predictor.predict(noisy, image, t, particles)
         # 3. one gradient per particle
-        w = denoiser.schedule.weight(t)
+        w = schedule.weight(t)
         if config.baseline == "noise":
             gradients = csd_gradient(x_t, eps["target"], noise, w, kernel=config.kernel)  # Eq. 8
         else:
-            gradients = csd_edit_gradient(x_t, eps["target"], eps["source"], w, kernel=config.kernel)  # Eq. 9
+            baseline = cache.read(step, particles, x_t.device) if draws.pool else eps["source"]
+            gradients = csd_edit_gradient(x_t, eps["target"], baseline, w, kernel=config.kernel)  # Eq. 9
         # 4. back to the canvas, one step of gradient descent
         steps = guard.accept(step, x, config.learning_rate_at(step) * gradients)
         layout.descend(canvas, steps, particles)
@@ -137,30 +158,6 @@ def edit_images(
     with ProgressBar(config.num_steps, callback, progress) as report:
         canvas = edit_latents(denoiser, canvas, source, condition, prompt, config, callback=report)
     return in_chunks(denoiser.decode, config.max_batch, canvas)[..., :height, :width]
-
-
-def particles_of_step(config: EditConfig, num_particles: int, step: int) -> list[int]:
-    """The particles of a step: all of them, or a batch drawn without replacement until all were seen.
-
-    The batches of one round differ in size by one at most, so that no particle is left by itself.
-    """
-    batches = math.ceil(num_particles / config.batch_size)
-    if batches == 1:
-        return list(range(num_particles))
-    order = torch.randperm(num_particles, generator=step_generator(config.seed, step // batches, 0, 0))
-    k, (size, larger) = step % batches, divmod(num_particles, batches)
-    start = k * size + min(k, larger)  # as tensor_split, without thousands of parts that nobody looks at
-    return order[start : start + size + (k < larger)].tolist()
-
-
-def particle_noise(config: EditConfig, step: int, particles: Sequence[int], like: Tensor) -> Tensor:
-    """Noise for the particles of a step, shape and device of like (B, C, h, w).
-
-    Drawn on the CPU per (seed, step, particle), so that neither the device nor the other particles matter.
-    """
-    drawn = [0] * len(particles) if config.shared_noise else particles
-    noise = [torch.randn(like.shape[1:], generator=step_generator(config.seed, step, p + 1)) for p in drawn]
-    return torch.stack(noise).to(like.device, non_blocking=True)
 
 
 class _FiniteGuard:

@@ -3,15 +3,19 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import get_args
 
 import torch
+from torch import Tensor
 
-from csd_core.branches import PromptWeights, edit_branches
+from csd_core.branches import PromptWeights, Side, edit_branches
 from csd_core.config import EditConfig
 from csd_core.denoisers.base import Denoiser
-from csd_core.engine import particles_of_step
+from csd_core.draws import Draws
 from csd_core.machine import PeakMemory
 from csd_core.schedule import step_generator
+from csd_core.source_cache import SourceCache
 
 TIMED = 2
 
@@ -29,9 +33,26 @@ class Cost:
 def count_evaluations(config: EditConfig, prompts: PromptWeights, num_particles: int, first: int = 0) -> int:
     """Evaluations of the network from step `first` to the end, as the engine will ask for them."""
     branches = edit_branches(config, prompts, num_particles)
-    per_particle = [sum(branch.weights[p] != 0 for branch in branches) for p in range(num_particles)]
-    steps = range(first, config.num_steps)
-    return sum(per_particle[p] for step in steps for p in particles_of_step(config, num_particles, step))
+    per_particle = {
+        side: [sum(b.weights[p] != 0 for b in branches if b.side == side) for p in range(num_particles)]
+        for side in get_args(Side)
+    }
+    draws, total = Draws(config, num_particles), 0
+
+    def count(side: Side, step: int) -> Tensor:
+        nonlocal total
+        particles = draws.particles(step)
+        total += sum(per_particle[side][p] for p in particles)
+        return torch.empty(len(particles), 0)
+
+    cache = SourceCache(draws, partial(count, "source"))
+    for step in range(first, config.num_steps):
+        count("target", step)
+        if not draws.pool:
+            count("source", step)
+        elif any(per_particle["source"]):
+            cache.read(step, draws.particles(step), torch.device("cpu"))
+    return total
 
 
 def measure_evaluation(

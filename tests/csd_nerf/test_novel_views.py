@@ -126,7 +126,7 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "config.yml").write_text("")
     with pytest.raises(UserError, match="let the run finish"):
         open_scene(tmp_path)
-    with pytest.raises(UserError, match="before the edit.*--source"):
+    with pytest.raises(UserError, match=r"before the edit.*--source"):
         base_checkpoint(tmp_path, "--source")
 
 
