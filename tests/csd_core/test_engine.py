@@ -309,6 +309,7 @@ def test_nan_stops_with_the_step_named_and_the_last_good_state(
         ({"baseline": "text"}, "baseline"),
         ({"baseline": "prompt"}, "source_prompt"),
         ({"seed": -1}, "seed"),
+        ({"noise_pool": -1}, "noise_pool"),
     ],
 )
 def test_settings_out_of_range_are_named_before_anything_is_computed(
