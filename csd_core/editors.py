@@ -106,6 +106,7 @@ class PanoramaEditor(Editor):
         learning_rate: float | None = None,
         batch_size: int | None = None,
         t_range: tuple[float, float] | None = None,
+        noise_pool: int | None = None,
         stride: int | None = None,
         max_batch: int = 16,
         generator: torch.Generator | None = None,
@@ -124,7 +125,7 @@ class PanoramaEditor(Editor):
             method: csd, or one of the ways it is compared with (baselines.py).
             num_inference_steps: optimisation steps (csd) or sampling steps.
             guidance_scale, image_guidance_scale, negative_prompt: as in InstructPix2Pix.
-            learning_rate, batch_size, t_range, stride: see EditConfig and Windows; csd alone.
+            learning_rate, batch_size, t_range, noise_pool, stride: see EditConfig and Windows; csd alone.
             max_batch: evaluations at a time.
             generator: the seed is drawn from it. None: seed 0.
             callback_on_step_end: called as (editor, step, timestep, {"latents": canvas}) after every step of
@@ -157,7 +158,13 @@ class PanoramaEditor(Editor):
                 for text in prompts
             ]
             return EditOutput(_as_output(edits, output_type))
-        edit = preset.with_edit(learning_rate=learning_rate, batch_size=batch_size, t_range=t_range, **common)
+        edit = preset.with_edit(
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            t_range=t_range,
+            noise_pool=noise_pool,
+            **common,
+        )
         jobs = [
             Panorama(
                 self.denoiser,
@@ -226,6 +233,7 @@ class VideoEditor(Editor):
         learning_rate: float | None = None,
         batch_size: int | None = None,
         t_range: tuple[float, float] | None = None,
+        noise_pool: int | None = None,
         max_batch: int = 16,
         generator: torch.Generator | None = None,
         callback_on_step_end: OnStepEnd | None = None,
@@ -245,7 +253,7 @@ class VideoEditor(Editor):
             num_inference_steps: optimisation steps, or sampling steps of ip2p-frame.
             guidance_scale, image_guidance_scale, negative_prompt: as in InstructPix2Pix.
             source_prompt: what the video shows; for dds.
-            learning_rate, batch_size, t_range: see EditConfig.
+            learning_rate, batch_size, t_range, noise_pool: see EditConfig.
             max_batch: evaluations at a time.
             generator: the seed is drawn from it. None: seed 0.
             callback_on_step_end: called as (editor, step, timestep, {"latents": canvas}) after every step of
@@ -267,7 +275,13 @@ class VideoEditor(Editor):
             "max_batch": max_batch,
             "seed": _seed(generator),
         }
-        edit = preset.with_edit(learning_rate=learning_rate, batch_size=batch_size, t_range=t_range, **common)
+        edit = preset.with_edit(
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            t_range=t_range,
+            noise_pool=noise_pool,
+            **common,
+        )
         sampling = preset.with_sampling(num_inference_steps=num_inference_steps, **common)
         if method != "ip2p-frame":
             edit = with_method(

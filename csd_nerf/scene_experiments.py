@@ -41,6 +41,7 @@ from csd_core.experiments.registry import (
     TRUTH_COLUMNS,
     Column,
     kernels,
+    speed_ups,
 )
 from csd_core.experiments.settings import Model, Prompt, Variant, optimised
 from csd_core.io.files import file_hash, folder_written_beside
@@ -63,7 +64,7 @@ NOT_FOR_SCENES = ("num_frames", "num_steps", "stride", "dtype")
 """Options of csd-experiment."""
 VARIED = (
     *("batch_size", "learning_rate", "baseline", "bandwidth_factor", "mixing", "shared_noise", "seed"),
-    *("guidance_scale", "image_guidance_scale", "num_steps"),
+    *("guidance_scale", "image_guidance_scale", "num_steps", "noise_pool"),
 )
 """Fields of EditConfig that are handed to ns-train."""
 
@@ -150,6 +151,13 @@ SCENE_EXPERIMENTS = (
         "beyond the paper",
         kernels(),
         note=f"{_BASE} Learning rates are lowered for wider kernels so that views move as far.",
+    ),
+    _experiment(
+        "scene-speed",
+        "Scenes: does what makes an edit faster change it",
+        "beyond the paper",
+        speed_ups(),
+        note=_BASE,
     ),
 )
 
@@ -258,7 +266,7 @@ def edit_settings(variant: Variant, training: Training, seed: int) -> EditConfig
     edit = replace(edit, batch_size=training.views, seed=seed)
     if variant.method == ONE_VIEW:
         return replace(edit, batch_size=1)
-    given = {name: value for name, value in variant.given.items() if name != "lr_factor"}
+    given = {name: value for name, value in variant.given.items() if name not in ("lr_factor", "dtype")}
     return optimised(replace(edit, **given), variant, training.views)
 
 
@@ -274,6 +282,7 @@ def plan(
         "training": asdict(training),
         "edit": json.loads(json.dumps(edit)),
         "text": prompt.text,
+        "dtype": variant.given.get("dtype", "float32"),
     }
     return Cell(capture.name, prompt.name, variant.method, variant.setting, seed, hangs_on)
 
@@ -346,6 +355,7 @@ class SceneWork:
             "pipeline.datamanager.schedule": "one-view" if one_view else "rounds",
             "pipeline.datamanager.sampling-steps": training.sampling_steps,
             "pipeline.datamanager.edit-interval": interval,
+            "pipeline.datamanager.model-dtype": cell.hangs_on["dtype"],
         }
         for name in VARIED:
             options[f"pipeline.datamanager.edit.{name.replace('_', '-')}"] = edit[name]

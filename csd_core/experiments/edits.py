@@ -52,7 +52,7 @@ def plan(
         cell: input, prompt, variant and seed.
         model: the editor.
         is_video: of a clip, not of a picture.
-        dtype: name of the type that the model computes in.
+        dtype: name of the type that the model computes in, where the variant does not say.
         num_steps: of optimisation, where the variant does not say. None: what suits the editor.
         stride: latent pixels from window to window, for pictures. None: what suits the editor.
 
@@ -66,7 +66,7 @@ def plan(
         "input": given_input.sha256,
         "wording": prompt.text,
         "model": model.identity,
-        "dtype": dtype,
+        "dtype": variant.given.get("dtype", dtype),
         "method": variant.method,
         "size": variant.given.get("size"),
         **_settings(variant, preset, num_steps, seed),
@@ -99,7 +99,7 @@ def _settings(variant: Variant, preset: Preset, num_steps: int | None, seed: int
     }
 
 
-NOT_OF_A_CONFIG = ("size", "num_steps", "lr_factor", "scaled")
+NOT_OF_A_CONFIG = ("size", "num_steps", "lr_factor", "scaled", "dtype")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class EditWork:
         if "extra" in cell.hangs_on:
             write_frames(folder / FRAMES, self._extra(cell, source))
             return {"evaluations": None, "steps": None, "seconds": None}
-        denoiser = self.load(device)
+        denoiser = self.load(device, cell.hangs_on["dtype"])
         source = [_sized(frame, cell.hangs_on["size"]) for frame in source]
         begun = time.perf_counter()
         with denoiser.count_evaluations() as evaluations, _expected_warnings():
@@ -137,9 +137,9 @@ class EditWork:
         write_frames(folder / FRAMES, edited)
         return told
 
-    def load(self, device: str) -> InstructPix2Pix:
-        """The editor on a device; loaded once in a process."""
-        return _load(self.model, device, self.dtype, self.local_files_only)
+    def load(self, device: str, dtype: str | None = None) -> InstructPix2Pix:
+        """The editor on a device, in a type (default: the experiment's); loaded once in a process."""
+        return _load(self.model, device, dtype or self.dtype, self.local_files_only)
 
     def evaluations(self, cell: Cell, denoiser: InstructPix2Pix) -> int:
         """Evaluations of the network that a cell takes; nothing is computed."""
@@ -210,7 +210,7 @@ class EditWork:
         return [resize(frame, (source[0].shape[-2], source[0].shape[-1])) for frame in frames]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _load(model: str, device: str, dtype: str, local_files_only: bool) -> InstructPix2Pix:
     return InstructPix2Pix.from_pretrained(
         model, torch_dtype=getattr(torch, dtype), device=device, local_files_only=local_files_only

@@ -72,6 +72,17 @@ def kernels() -> tuple[Variant, ...]:
     )
 
 
+def speed_ups() -> tuple[Variant, ...]:
+    """The plain scheme, and what makes it faster."""
+    pools = (Variant("csd", f"pool of {m}", {"noise_pool": m, "dtype": "float32"}) for m in (2, 4, 8))
+    half = {"dtype": "bfloat16"}
+    return (
+        Variant("csd", "plain", {"noise_pool": 0, "dtype": "float32"}),
+        Variant("csd", "bfloat16", {"noise_pool": 0, **half}),
+        *pools,
+    )
+
+
 def _sizes(small: tuple[int, int], large: tuple[int, int]) -> tuple[Variant, ...]:
     return tuple(
         Variant(method, name, {"size": size})
@@ -98,6 +109,7 @@ _SCALED = (
     "The learning rate of no-svgd is lowered so that its particles move as far as csd's; in the last row it "
     "is csd's, as where mixing is merely left out."
 )
+_POOLS = "A pool of as many pairs as there are rounds, or more, is never come back to: then draws are fresh."
 _TRADEOFF_PLOT = Plot((SIMILARITY, DIRECTIONAL), "tradeoff")
 # half a window from one to the next: half of the paper's overlap, a third of the time
 _STRIDE = 16
@@ -253,6 +265,42 @@ _ALL = (
         columns=VIDEO_COLUMNS,
         plot=Plot(("hue_spread", "psnr_true", CONSISTENCY, DIRECTIONAL)),
         note="Learning rates are lowered for wider kernels so that particles move as far.",
+    ),
+    Experiment(
+        name="panorama-speed",
+        title="Panoramas: does what makes an edit faster change it",
+        paper="beyond the paper",
+        domain="panorama",
+        full=Scale(speed_ups(), STYLES),
+        mini=Scale(
+            speed_ups(),
+            _mini_prompts("snow", "pencil sketch", "tint"),
+            num_inputs=1,
+            drawn_size=(256, 128),
+            short_side=128,
+            stride=_STRIDE,
+        ),
+        columns=PANORAMA_COLUMNS,
+        plot=Plot(("hue_spread", "psnr_true", SIMILARITY, DIRECTIONAL)),
+        note=_POOLS,
+    ),
+    Experiment(
+        name="video-speed",
+        title="Videos: does what makes an edit faster change it",
+        paper="beyond the paper",
+        domain="video",
+        full=Scale(speed_ups(), STYLES, drawn_size=(512, 512)),
+        mini=Scale(
+            speed_ups(),
+            _mini_prompts("snow", "pencil sketch", "tint"),
+            num_inputs=1,
+            drawn_size=(128, 128),
+            short_side=128,
+            num_frames=8,
+        ),
+        columns=(SIMILARITY_COLUMN, *VIDEO_COLUMNS),
+        plot=Plot(("hue_spread", "psnr_true", SIMILARITY, DIRECTIONAL)),
+        note=_POOLS,
     ),
 )
 

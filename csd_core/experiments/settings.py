@@ -78,7 +78,7 @@ class Variant:
     setting: str = ""
     """What is set, for people; "" where nothing is."""
     given: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of EditConfig or SamplingConfig; num_steps; size (width, height); lr_factor; scaled, see
+    """Fields of EditConfig or SamplingConfig; num_steps; size (width, height); dtype; lr_factor; scaled, see
     optimised."""
 
     @property

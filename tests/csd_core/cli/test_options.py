@@ -12,7 +12,7 @@ from csd_core.cli.video import VideoOptions
 from csd_core.config import EditConfig
 from csd_core.errors import UserError
 
-OPEN = ("guidance_scale", "image_guidance_scale", "batch_size", "learning_rate", "t_range")
+OPEN = ("guidance_scale", "image_guidance_scale", "batch_size", "learning_rate", "t_range", "noise_pool")
 
 
 def options(tmp_path: Path, **settings: Any) -> EditOptions:
@@ -28,7 +28,8 @@ def test_what_is_left_open_is_none_for_the_preset(tmp_path: Path) -> None:
 def test_settings_are_those_of_the_configs(tmp_path: Path) -> None:
     given = {"guidance_scale": 3.0, "image_guidance_scale": 1.2, "negative_prompt": "snow", "seed": 5}
     edit = options(tmp_path, batch_size=2, learning_rate=0.5, max_batch=3, **given).edit_settings()
-    assert edit == {**given, "batch_size": 2, "learning_rate": 0.5, "max_batch": 3, "t_range": None}
+    still_open = {"t_range": None, "noise_pool": None}
+    assert edit == {**given, "batch_size": 2, "learning_rate": 0.5, "max_batch": 3, **still_open}
     assert set(edit) <= set(vars(EditConfig()))
     sampling = options(tmp_path, **given).sampling_settings()
     assert sampling == {**given, "max_batch": 16}
