@@ -4,6 +4,10 @@ A round is as many steps as it takes to draw every particle once. By default eve
 own. With a pool, M pairs are fixed at the start and every round takes one of them, in an order drawn anew
 after M rounds: whatever hangs on source, timestep and noise alone comes back (source_cache.py). Timesteps of
 a pool are spread: each is drawn from an M-th of the range.
+
+A particle that meets the same few noises over and over is drawn to the same of several right answers each
+time, and agrees less with the others. So particles share a quarter of the variance of a pool's noise: with
+that they agree as under fresh draws (docs/performance.md).
 """
 
 import math
@@ -15,6 +19,9 @@ from torch import Tensor
 
 from csd_core.config import EditConfig
 from csd_core.schedule import NoiseSchedule, step_generator
+
+SHARED_IN_POOL = 0.25
+"""Share of the variance of a pool's noise that all particles have in common."""
 
 
 class Draws:
@@ -63,7 +70,8 @@ class Draws:
 
     def noise(self, step: int, particles: Sequence[int], like: Tensor) -> Tensor:
         """Noise for the particles of a step, shape and device of like (B, C, h, w)."""
-        return particle_noise(self._config, self.pair(step), particles, like)
+        shared = SHARED_IN_POOL if self.pool else 0.0
+        return particle_noise(self._config, self.pair(step), particles, like, shared)
 
     @cached_property
     def _pairs(self) -> list[int]:
@@ -94,11 +102,22 @@ def particles_of_step(config: EditConfig, num_particles: int, step: int) -> list
     return order[start : start + size + (k < larger)].tolist()
 
 
-def particle_noise(config: EditConfig, pair: int, particles: Sequence[int], like: Tensor) -> Tensor:
-    """Noise of a pair for some particles, shape and device of like (B, C, h, w).
+def particle_noise(
+    config: EditConfig, pair: int, particles: Sequence[int], like: Tensor, shared: float = 0.0
+) -> Tensor:
+    """Noise of a pair for some particles, shape and device of like (B, C, h, w), of variance 1.
 
     Drawn on the CPU per (seed, pair, particle), so that neither the device nor the other particles matter.
+
+    shared: share of the variance, below 1, that all particles have in common; with config.shared_noise, all.
     """
-    drawn = [0] * len(particles) if config.shared_noise else particles
-    noise = [torch.randn(like.shape[1:], generator=step_generator(config.seed, pair, p + 1)) for p in drawn]
-    return torch.stack(noise).to(like.device, non_blocking=True)
+
+    def draw(*key: int) -> Tensor:
+        return torch.randn(like.shape[1:], generator=step_generator(config.seed, pair, *key))
+
+    noise = torch.stack([draw(1 if config.shared_noise else p + 1) for p in particles])
+    if shared and not config.shared_noise:
+        noise = math.sqrt(1 - shared) * noise + math.sqrt(shared) * draw(1, 1)
+    if like.device.type == "cuda":
+        noise = noise.pin_memory()  # or the copy would make the host wait
+    return noise.to(like.device, non_blocking=True)

@@ -71,10 +71,10 @@ class NoiseSchedule:
 def step_generator(seed: int, *key: int) -> torch.Generator:
     """A CPU generator that depends on (seed, *key) and nothing else.
 
-    Keys in use: (pair, 0) the timestep; (pair, particle + 1) the noise of a particle; (epoch, 0, 0) the order
-    in which batches are drawn; (round, 0, 0, 0) the seed of a round of a scene; (cycle, 0, 0, 0, 0) the order
-    of a pool's pairs; (item,) the noise that a sampled edit begins with. Keys of different length never meet
-    (spawn keys of numpy's SeedSequence).
+    Keys in use: (pair, 0) the timestep; (pair, particle + 1) the noise of a particle; (pair, 1, 1) what all
+    particles share of it; (epoch, 0, 0) the order in which batches are drawn; (round, 0, 0, 0) the seed of a
+    round of a scene; (cycle, 0, 0, 0, 0) the order of a pool's pairs; (item,) the noise that a sampled edit
+    begins with. Keys of different length never meet (spawn keys of numpy's SeedSequence).
     """
     state = np.random.SeedSequence(entropy=seed, spawn_key=key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))

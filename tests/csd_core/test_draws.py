@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csd_core.config import EditConfig
-from csd_core.draws import Draws, particle_noise
+from csd_core.draws import SHARED_IN_POOL, Draws, particle_noise
 from csd_core.engine import particles_of_step
 from tests.exact_editor import stable_diffusion_schedule
 
@@ -52,7 +52,7 @@ def test_the_same_pair_is_the_same_timestep_and_noise() -> None:
         assert torch.equal(seen[1], before[1])
     one, other = (first[pair][1] for pair in (0, 1))
     assert not torch.equal(one, other)
-    assert torch.equal(one, particle_noise(EditConfig(), 0, [5, 0, 2], LIKE))
+    assert torch.equal(one, particle_noise(EditConfig(), 0, [5, 0, 2], LIKE, SHARED_IN_POOL))
 
 
 def test_a_pair_comes_back_until_its_last_round() -> None:
@@ -90,3 +90,18 @@ def test_particles_are_those_of_the_step() -> None:
     assert sorted(chain(*(pool.particles(step) for step in range(3)))) == list(range(7))
     config = EditConfig(batch_size=3, num_steps=31)
     assert pool.particles(8) == particles_of_step(config, 7, 8)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.25, 0.6])
+def test_particles_have_a_share_of_the_variance_in_common(shared: float) -> None:
+    like = torch.zeros(2, 4, 64, 64)
+    noise = particle_noise(EditConfig(), 3, [5, 8], like, shared)
+    assert noise.std() == pytest.approx(1, abs=0.02)
+    assert torch.corrcoef(noise.flatten(1))[0, 1] == pytest.approx(shared, abs=0.03)
+    alone = particle_noise(EditConfig(), 3, [8], like, shared)
+    assert torch.equal(alone[0], noise[1])
+
+
+def test_a_pool_of_shared_noise_is_one_draw_for_all() -> None:
+    noise = draws(noise_pool=4, shared_noise=True).noise(0, [5, 0], LIKE)
+    assert torch.equal(noise[0], noise[1])
