@@ -68,7 +68,7 @@ def agreement(config: EditConfig) -> float:
         pytest.param({"bandwidth_factor": 3.0}, 1.0, 0.01, id="three times the bandwidth"),
         pytest.param({"shared_noise": True}, 1.0, 0.01, id="shared noise"),
         pytest.param({"learning_rate": 8.0}, 0.47, 0.12, id="a high learning rate undoes it"),
-        pytest.param({"noise_pool": 8}, 0.72, 0.12, id="a pool of pairs: as fresh draws"),
+        pytest.param({"noise_pool": 8}, 0.65, 0.12, id="a pool of pairs: as fresh draws over 48 seeds"),
     ],
 )
 def test_law_of_agreement(settings: dict[str, Any], expected: float, tolerance: float) -> None:
