@@ -156,7 +156,7 @@ SCENE_EXPERIMENTS = (
         "scene-speed",
         "Scenes: does what makes an edit faster change it",
         "beyond the paper",
-        speed_ups(),
+        speed_ups(EditConfig.noise_pool),
         note=_BASE,
     ),
 )

@@ -20,8 +20,8 @@ from csd_core.schedule import step_generator
 from tests.exact_editor import ExactEditor
 
 SPLIT_ERROR = 1e-5
-PLAIN = EditConfig(guidance_scale=1, image_guidance_scale=1)
-"""Guidance that leaves one branch each for target and baseline: the plain posterior."""
+PLAIN = EditConfig(guidance_scale=1, image_guidance_scale=1, noise_pool=0)
+"""Guidance that leaves one branch each for target and baseline, the plain posterior; and fresh draws."""
 
 
 def editor(modes: int = 4, side: int = 4, seed: int = 0) -> ExactEditor:
@@ -46,7 +46,7 @@ def run(
 # The law the project rests on: sources have four equally good edits; particles that mix choose alike.
 
 PARTICLES, SEEDS, SIDE = 16, 12, 16  # 4 * 16 * 16 = 1024 dimensions
-LAW = EditConfig(guidance_scale=1, image_guidance_scale=1, learning_rate=2.0, num_steps=200)
+LAW = EditConfig(guidance_scale=1, image_guidance_scale=1, learning_rate=2.0, num_steps=200, noise_pool=0)
 
 
 def agreement(config: EditConfig) -> float:
