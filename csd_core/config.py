@@ -42,8 +42,8 @@ class EditConfig:
     """All particles of a step share one draw of noise. They agree more."""
     noise_pool: int = 8
     """Draw timestep and noise from M pairs fixed at the start, so that the source is evaluated once for each:
-    3 + 2 M / updates evaluations of a particle in a step, not 5. 0: drawn anew in every step; so they
-    are, too, where a particle moves M times or less."""
+    3 + 2 M / updates evaluations of a particle in a step, not 5. 0, or fewer than 2 M updates of a particle:
+    drawn anew in every step."""
     negative_prompt: str = ""
     """What the result should not be; takes the place of the empty prompt in target and baseline."""
     max_batch: int = 16

@@ -37,8 +37,8 @@ class Draws:
         self.steps_per_round = math.ceil(num_particles / config.batch_size)
         """Steps in which every particle is drawn once."""
         self.num_rounds = math.ceil(config.num_steps / self.steps_per_round)
-        # a pool that no round comes back to would only narrow the choice
-        self.pool = config.noise_pool if config.noise_pool < self.num_rounds else 0
+        # where there are few rounds a pool saves little and narrows the choice: panoramas suffered from it
+        self.pool = config.noise_pool if 2 * config.noise_pool <= self.num_rounds else 0
         """M; 0: fresh draws."""
 
     def particles(self, step: int) -> list[int]:

@@ -110,7 +110,7 @@ _SCALED = (
     "The learning rate of no-svgd is lowered so that its particles move as far as csd's; in the last row it "
     "is csd's, as where mixing is merely left out."
 )
-_POOLS = "A pool of as many pairs as there are rounds, or more, is never come back to: then draws are fresh."
+_POOLS = "Where a particle moves fewer than 2 M times, a pool of M is left out and draws are fresh."
 _TRADEOFF_PLOT = Plot((SIMILARITY, DIRECTIONAL), "tradeoff")
 # half a window from one to the next: half of the paper's overlap, a third of the time
 _STRIDE = 16

@@ -33,10 +33,10 @@ def editor() -> ExactEditor:
         {"baseline": "noise"},
         {"baseline": "prompt", "source_prompt": "a photo"},
         {"num_steps": 1},
-        {"num_steps": 11, "batch_size": 3, "noise_pool": 2},
-        {"num_steps": 5, "noise_pool": 3, "image_guidance_scale": 1.0},
-        {"num_steps": 5, "noise_pool": 3, "baseline": "noise"},
-        {"num_steps": 5, "noise_pool": 3, "baseline": "prompt", "source_prompt": "a photo"},
+        {"num_steps": 13, "batch_size": 3, "noise_pool": 2},
+        {"num_steps": 5, "noise_pool": 2, "image_guidance_scale": 1.0},
+        {"num_steps": 5, "noise_pool": 2, "baseline": "noise"},
+        {"num_steps": 5, "noise_pool": 2, "baseline": "prompt", "source_prompt": "a photo"},
     ],
 )
 @pytest.mark.parametrize("prompts", [PROMPTS, {"a": [1.0] * 7}], ids=["two", "one"])
