@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from csd_core.denoisers.batching import in_chunks
+from csd_core.denoisers.batching import Chunks, MaxBatch, at_a_time, check_max_batch, in_chunks
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import expect
 from csd_core.images import pad_to_multiple, resize
@@ -47,15 +47,15 @@ class SamplingConfig:
     """Image guidance: how closely the source is kept. 1 or more."""
     negative_prompt: str = ""
     """What the result should not be; takes the place of the empty prompt."""
-    max_batch: int = 16
-    """Evaluations of the model at a time. Lower it when memory runs out; the result stays the same."""
+    max_batch: MaxBatch = 16
+    """Evaluations of the model at a time; auto: as many as fit. The result stays the same."""
     seed: int = 0
     """Seed of the noise."""
 
     def check(self) -> None:
         """Raise a UserError that names the first setting out of range."""
-        for name in ("num_inference_steps", "max_batch"):
-            expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        expect(self.num_inference_steps >= 1, "num_inference_steps", "at least 1", self.num_inference_steps)
+        check_max_batch(self.max_batch)
         for name in (
             "guidance_scale",
             "image_guidance_scale",
@@ -204,7 +204,7 @@ def ip2p_frames(
     check_settings(denoiser, config)
     expect(bool(prompt.strip()), "prompt", "an instruction", "nothing")
     edited = torch.empty_like(condition, device=denoiser.device)
-    at_once = max(1, config.max_batch // 3)  # three evaluations for each
+    at_once = max(1, at_a_time(config.max_batch) // 3)  # three evaluations for each
     for start in range(0, len(condition), at_once):
         chunk = condition[start : start + at_once].to(denoiser.device)
         edited[start : start + at_once] = _sample(denoiser, chunk, prompt, config, same_noise=True)
@@ -298,21 +298,27 @@ class WindowedUNet(nn.Module):
     In place of a pipeline's UNet: it has its config, device and dtype, and is called as it is called.
 
     Args:
-        unet: the network; evaluated in its own dtype. What comes in and goes out is float32.
+        denoiser: whose network it is; evaluated in its own dtype. What comes in and goes out is float32.
         canvas: height and width of what comes in.
         corners: top and left of the windows, which together cover the canvas. None: one window, all of it.
         max_batch: rows evaluated at a time.
     """
 
     def __init__(
-        self, unet: Any, canvas: tuple[int, int], corners: Sequence[Corner] | None, max_batch: int
+        self,
+        denoiser: InstructPix2Pix,
+        canvas: tuple[int, int],
+        corners: Sequence[Corner] | None,
+        max_batch: MaxBatch,
     ) -> None:
         super().__init__()
-        self.unet = unet
-        side: int = unet.config["sample_size"]
+        self.unet: Any = denoiser.pipeline().unet
+        self.device, self.dtype = denoiser.device, denoiser.dtype
+        self._chunks = Chunks(self._evaluate, max_batch, device=denoiser.device, one_size=denoiser.compiled)
+        side: int = self.unet.config["sample_size"]
         self.height, self.width = canvas if corners is None else (side, side)
-        self.corners, self.max_batch = corners or [(0, 0)], max_batch
-        self.covering = torch.zeros(canvas, device=unet.device)
+        self.corners = corners or [(0, 0)]
+        self.covering = torch.zeros(canvas, device=self.device)
         for corner in self.corners:
             self._window(self.covering, corner).add_(1)
 
@@ -321,29 +327,24 @@ class WindowedUNet(nn.Module):
         """The UNet's."""
         return self.unet.config
 
-    @property
-    def device(self) -> torch.device:
-        """The UNet's."""
-        return self.unet.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The UNet's."""
-        return self.unet.dtype
-
     def forward(self, sample: Tensor, t: Tensor, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor]:
         """Canvases (n, 2 C, h, w), their timestep and text (n, tokens, dim) -> predictions (n, C, h, w)."""
-        text = encoder_hidden_states.to(self.dtype)
-        jobs = [(row, corner) for corner in self.corners for row in range(len(sample))]
+        self._asked = sample, t, encoder_hidden_states.to(self.dtype)
+        self._jobs = [(row, corner) for corner in self.corners for row in range(len(sample))]
+        predictions = self._chunks(torch.arange(len(self._jobs)))
         total = torch.zeros_like(sample[:, : self.config["out_channels"]])
-        for start in range(0, len(jobs), self.max_batch):
-            chunk = jobs[start : start + self.max_batch]
-            cut = torch.stack([self._window(sample[row], corner) for row, corner in chunk]).to(self.dtype)
-            words = torch.stack([text[row] for row, _ in chunk])
-            predicted = self.unet(cut, t, encoder_hidden_states=words, return_dict=False)[0]
-            for (row, corner), prediction in zip(chunk, predicted, strict=True):
-                self._window(total[row], corner).add_(prediction)
+        for (row, corner), prediction in zip(self._jobs, predictions, strict=True):
+            self._window(total[row], corner).add_(prediction)
         return (total / self.covering,)
+
+    def _evaluate(self, numbers: Tensor) -> Tensor:
+        """What the UNet predicts for the windows with these numbers."""
+        sample, t, text = self._asked
+        chunk = [self._jobs[number] for number in numbers.tolist()]
+        cut = torch.stack([self._window(sample[row], corner) for row, corner in chunk])
+        words = torch.stack([text[row] for row, _ in chunk])
+        cut = cut.to(self.dtype, memory_format=torch.channels_last)
+        return self.unet(cut, t, encoder_hidden_states=words, return_dict=False)[0]
 
     def _window(self, canvas: Tensor, corner: Corner) -> Tensor:
         top, left = corner
@@ -394,7 +395,7 @@ def _sample(
 
 
 def _pipeline(
-    denoiser: InstructPix2Pix, canvas: tuple[int, int], corners: Sequence[Corner] | None, max_batch: int
+    denoiser: InstructPix2Pix, canvas: tuple[int, int], corners: Sequence[Corner] | None, max_batch: MaxBatch
 ) -> "StableDiffusionInstructPix2PixPipeline":
     """Diffusers' pipeline with a WindowedUNet, whose image is the condition latents."""
     from diffusers.image_processor import VaeImageProcessor
@@ -404,6 +405,10 @@ def _pipeline(
 
     class LatentPipeline(StableDiffusionInstructPix2PixPipeline):
         """Takes the image as latents with any number of channels, and leaves them in float32."""
+
+        @property
+        def _execution_device(self) -> torch.device:
+            return denoiser.device  # diffusers asks the networks, and what is offloaded is elsewhere
 
         def prepare_image_latents(
             self,
@@ -419,7 +424,7 @@ def _pipeline(
             return torch.cat(guided) if do_classifier_free_guidance else image
 
     parts = denoiser.pipeline().components
-    parts["unet"] = WindowedUNet(parts["unet"], canvas, corners, max_batch)
+    parts["unet"] = WindowedUNet(denoiser, canvas, corners, max_batch)
     made = LatentPipeline(**parts, requires_safety_checker=False)
     made.image_processor = VaeImageProcessor(vae_latent_channels=denoiser.latent_channels)
     made.set_progress_bar_config(disable=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from csd_core.bench import Workload, bare_evaluations, wait_for
+from csd_core.denoisers.batching import at_a_time
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.prepared import PreparedEdit
 
@@ -34,7 +35,7 @@ def time_steps(workload: Workload, edit: PreparedEdit, count: int) -> list[Step]
         seconds = seconds_since(begun, denoiser)
         spent = counted.count - before
         if step > 0:
-            bare = bare_evaluations(workload, spent, edit.edit.max_batch)
+            bare = bare_evaluations(workload, spent, at_a_time(edit.edit.max_batch))
             timed.append(Step(seconds, spent, seconds_of(bare, denoiser)))
         begun, before = time.perf_counter(), counted.count
         return len(timed) == count

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from csd_core.config import EditConfig
 from csd_core.denoisers.base import Denoiser
-from csd_core.denoisers.batching import predict_noise
+from csd_core.denoisers.batching import MaxBatch, evaluator
+from csd_core.draws import Draws
 from csd_core.guidance import BranchWeights, image_weights, instruct_pix2pix_weights
 
 Side = Literal["target", "source"]
@@ -76,6 +77,20 @@ def _guided(
     ]
 
 
+def most_evaluations(branches: Sequence[Branch], config: EditConfig, num_particles: int) -> int:
+    """How many evaluations may be asked for at once: for both sides of a step, or with a pool for one."""
+    together = math.ceil(num_particles / math.ceil(num_particles / config.batch_size))
+
+    def most(*sides: Side) -> int:
+        asked = [branch for branch in branches if branch.side in sides]
+        counts = sorted(sum(branch.weights[p] != 0 for branch in asked) for p in range(num_particles))
+        return sum(counts[-together:])
+
+    return (
+        max(most("target"), most("source")) if Draws(config, num_particles).pool else most("target", "source")
+    )
+
+
 class Predictor:
     """Guided noise predictions of target and source, all evaluations of a step in one batch.
 
@@ -83,10 +98,19 @@ class Predictor:
         denoiser: the model.
         branches: from edit_branches.
         max_batch: evaluations at a time.
+        fullest: the most evaluations of one call to come. Default: those of the first.
     """
 
-    def __init__(self, denoiser: Denoiser, branches: Sequence[Branch], max_batch: int) -> None:
-        self._denoiser, self._branches, self._max_batch = denoiser, branches, max_batch
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        branches: Sequence[Branch],
+        max_batch: MaxBatch,
+        *,
+        fullest: int | None = None,
+    ) -> None:
+        self._branches = branches
+        self._evaluate = evaluator(denoiser, max_batch, fullest=fullest)
         self._embedded = {branch.text: denoiser.embed([branch.text]) for branch in branches}
         self._words: tuple[list[tuple[str, int]], Tensor] | None = None
 
@@ -115,9 +139,7 @@ class Predictor:
             [_rows(condition, rows) if branch.image else nothing[: len(rows)] for branch, rows in picked]
         )
         text = self._text([(branch.text, len(rows)) for branch, rows in picked])
-        predicted = predict_noise(
-            self._denoiser, batch, t.expand(len(batch)), text, images, max_batch=self._max_batch
-        )
+        predicted = self._evaluate(batch, t.expand(len(batch)), text, images)
         return _combine(picked, predicted.split([len(rows) for _, rows in picked]), particles)
 
     def _text(self, wanted: list[tuple[str, int]]) -> Tensor:

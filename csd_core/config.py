@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from csd_core.denoisers.batching import MaxBatch, check_max_batch
 from csd_core.errors import expect
 from csd_core.svgd import KernelConfig
 
@@ -46,8 +47,8 @@ class EditConfig:
     drawn anew in every step."""
     negative_prompt: str = ""
     """What the result should not be; takes the place of the empty prompt in target and baseline."""
-    max_batch: int = 16
-    """Evaluations of the model at a time. Lower it when memory runs out; the result stays the same."""
+    max_batch: MaxBatch = 16
+    """Evaluations of the model at a time; auto: as many as fit. The result stays the same."""
     seed: int = 0
     """Seed of noise, timesteps and batches."""
 
@@ -55,8 +56,9 @@ class EditConfig:
         """Raise a UserError that names the first setting out of range."""
         low, high = self.t_range
         positive = ("learning_rate", "lr_decay", "bandwidth_factor")
-        for name in ("num_steps", "lr_decay_every", "batch_size", "max_batch"):
+        for name in ("num_steps", "lr_decay_every", "batch_size"):
             expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        check_max_batch(self.max_batch)
         for name in (*positive, "guidance_scale", "image_guidance_scale", "repulsion"):
             expect(math.isfinite(getattr(self, name)), name, "a finite number", getattr(self, name))
         for name in positive:

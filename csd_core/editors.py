@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from csd_core.baselines import check_settings
+from csd_core.denoisers.batching import MaxBatch
 from csd_core.denoisers.instruct_pix2pix import DEFAULT_MODEL, InstructPix2Pix
 from csd_core.detail import DETAIL, Detail
 from csd_core.draws import Draws
@@ -108,7 +109,7 @@ class PanoramaEditor(Editor):
         t_range: tuple[float, float] | None = None,
         noise_pool: int | None = None,
         stride: int | None = None,
-        max_batch: int = 16,
+        max_batch: MaxBatch = 16,
         generator: torch.Generator | None = None,
         callback_on_step_end: OnStepEnd | None = None,
         output_type: OutputType = "pil",
@@ -126,7 +127,7 @@ class PanoramaEditor(Editor):
             num_inference_steps: optimisation steps (csd) or sampling steps.
             guidance_scale, image_guidance_scale, negative_prompt: as in InstructPix2Pix.
             learning_rate, batch_size, t_range, noise_pool, stride: see EditConfig and Windows; csd alone.
-            max_batch: evaluations at a time.
+            max_batch: evaluations at a time; "auto": as many as fit.
             generator: the seed is drawn from it. None: seed 0.
             callback_on_step_end: called as (editor, step, timestep, {"latents": canvas}) after every step of
                 csd; latents in the dictionary that it returns replace the canvas.
@@ -234,7 +235,7 @@ class VideoEditor(Editor):
         batch_size: int | None = None,
         t_range: tuple[float, float] | None = None,
         noise_pool: int | None = None,
-        max_batch: int = 16,
+        max_batch: MaxBatch = 16,
         generator: torch.Generator | None = None,
         callback_on_step_end: OnStepEnd | None = None,
         output_type: OutputType = "pil",
@@ -254,7 +255,7 @@ class VideoEditor(Editor):
             guidance_scale, image_guidance_scale, negative_prompt: as in InstructPix2Pix.
             source_prompt: what the video shows; for dds.
             learning_rate, batch_size, t_range, noise_pool: see EditConfig.
-            max_batch: evaluations at a time.
+            max_batch: evaluations at a time; "auto": as many as fit.
             generator: the seed is drawn from it. None: seed 0.
             callback_on_step_end: called as (editor, step, timestep, {"latents": canvas}) after every step of
                 the optimisation; latents in the dictionary that it returns replace the canvas.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from csd_core.branches import Noisy, Predictor, PromptWeights, edit_branches
+from csd_core.branches import Noisy, Predictor, PromptWeights, edit_branches, most_evaluations
 from csd_core.config import EditConfig
 from csd_core.csd import csd_edit_gradient, csd_gradient
 from csd_core.denoisers.base import Denoiser
@@ -70,7 +70,8 @@ def edit_latents(
     config.check()
     layout = layout or Stack(len(canvas))
     branches = edit_branches(config, _prompt_weights(prompt, layout.num_particles), layout.num_particles)
-    predictor = Predictor(denoiser, branches, config.max_batch)
+    fullest = most_evaluations(branches, config, layout.num_particles)
+    predictor = Predictor(denoiser, branches, config.max_batch, fullest=fullest)
     draws = Draws(config, layout.num_particles)
     source, condition = (x.to(denoiser.device, torch.float32) for x in (source, condition))
     canvas = canvas.to(denoiser.device, torch.float32, copy=True)

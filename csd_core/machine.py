@@ -1,7 +1,9 @@
 """What a figure was measured on, and the memory it took."""
 
 import platform
+import sys
 import threading
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -66,6 +68,58 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while True:
+            last = self._done.is_set()
             self.peak = max(self.peak, self._process.memory_info().rss / 2**30)
-            if self._done.wait(self.SECONDS):
+            if last:
                 return
+            self._done.wait(self.SECONDS)
+
+
+def used_bytes(device: torch.device) -> int:
+    """Memory in use now: what CUDA's allocator gave out, or all that the process has."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return psutil.Process().memory_info().rss
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that could be used beside used_bytes, of the device or, within its limits, of the process."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    return max(0, min(psutil.virtual_memory().available, *_limits()))
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory there ever was: given out by CUDA's allocator, or had by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if _STATUS.is_file():
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    memory = psutil.Process().memory_info()
+    return getattr(memory, "peak_wset", memory.rss)  # Windows keeps it, too
+
+
+_STATUS = Path("/proc/self/status")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def _limits() -> Iterator[int]:
+    """What is left of the limits that a container or a shell (ulimit -v) sets; very much where none is."""
+    yield sys.maxsize
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        if limit.isdigit():
+            stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+            # files that were read are counted, but give way
+            taken = int((_CGROUP / "memory.current").read_text()) - int(stat.get("inactive_file", 0))
+            yield int(limit) - taken
+    except OSError:  # no cgroups, or those of another kind
+        pass
+    if sys.platform != "win32":
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            yield limit - psutil.Process().memory_info().vms

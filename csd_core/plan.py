@@ -9,9 +9,10 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from csd_core.branches import PromptWeights, Side, edit_branches
+from csd_core.branches import PromptWeights, Side, edit_branches, most_evaluations
 from csd_core.config import EditConfig
 from csd_core.denoisers.base import Denoiser
+from csd_core.denoisers.batching import MaxBatch, evaluator
 from csd_core.draws import Draws
 from csd_core.machine import PeakMemory
 from csd_core.schedule import step_generator
@@ -26,6 +27,8 @@ class Cost:
 
     seconds: float
     """Per evaluation, the mean of two batches."""
+    batch: int
+    """How many evaluations fit, of as many as were asked for."""
     peak_gib: float
     """Memory held while evaluating: of the device, or on a CPU of the process."""
 
@@ -55,8 +58,19 @@ def count_evaluations(config: EditConfig, prompts: PromptWeights, num_particles:
     return total
 
 
+def fullest_step(config: EditConfig, prompts: PromptWeights, num_particles: int) -> int:
+    """How many evaluations may be asked for at once."""
+    return most_evaluations(edit_branches(config, prompts, num_particles), config, num_particles)
+
+
 def measure_evaluation(
-    denoiser: Denoiser, prompt: str, size: tuple[int, int], batch: int, also: Callable[[], object]
+    denoiser: Denoiser,
+    prompt: str,
+    size: tuple[int, int],
+    max_batch: MaxBatch,
+    also: Callable[[], object],
+    *,
+    fullest: int,
 ) -> Cost:
     """Time two batches of evaluations, after one to warm up.
 
@@ -64,25 +78,27 @@ def measure_evaluation(
         denoiser: the model.
         prompt: any.
         size: height and width of a particle, in latent pixels.
-        batch: evaluations at a time.
+        max_batch: evaluations at a time, as the edit will have them.
         also: called before the memory is read: whatever else the edit will hold at its peak.
+        fullest: evaluations of the fullest step.
     """
-    shape = (batch, denoiser.latent_channels, *size)
-    x = torch.randn(shape, generator=step_generator(0)).to(denoiser.device)
-    t = torch.full((batch,), denoiser.schedule.num_timesteps // 3, device=denoiser.device)
-    text = denoiser.embed([prompt]).expand(batch, -1, -1)
+    evaluate = evaluator(denoiser, max_batch, fullest=fullest)
 
-    def evaluate() -> None:
+    def run(rows: int) -> None:
+        shape = (rows, denoiser.latent_channels, *size)
+        x = torch.randn(shape, generator=step_generator(0)).to(denoiser.device)
+        t = torch.full((rows,), denoiser.schedule.num_timesteps // 3, device=denoiser.device)
         with torch.no_grad():
-            denoiser.predict_noise(x, t, text, x)
+            evaluate(x, t, denoiser.embed([prompt]).expand(rows, -1, -1), x)
         if denoiser.device.type == "cuda":
             torch.cuda.synchronize(denoiser.device)
 
     with PeakMemory(denoiser.device) as memory:
-        evaluate()
+        run(fullest if evaluate.limit is None else evaluate.size_of(fullest))
+        batch = evaluate.size_of(fullest)
         begun = time.perf_counter()
         for _ in range(TIMED):
-            evaluate()
+            run(batch)
         seconds = (time.perf_counter() - begun) / (TIMED * batch)
         also()
-    return Cost(seconds, memory.peak)
+    return Cost(seconds, batch, memory.peak)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from csd_core.baselines import SamplingConfig, check_settings, ip2p_frames
 from csd_core.config import EditConfig
+from csd_core.denoisers.batching import at_a_time, in_chunks
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.detail import DETAIL, Detail, carried
 from csd_core.engine import ProgressBar
@@ -141,8 +142,8 @@ class VideoEdit(PreparedEdit):
             padded = pad_to_multiple(
                 torch.cat([resize(x, self.size) for x in images]), self._denoiser.downscale
             )
-            condition[chunk] = self._denoiser.encode_condition(padded)
-            source[chunk] = self._denoiser.encode(padded)
+            condition[chunk] = in_chunks(self._denoiser.encode_condition, self.edit.max_batch, padded)
+            source[chunk] = in_chunks(self._denoiser.encode, self.edit.max_batch, padded)
         return source, condition
 
     def sample(self, config: SamplingConfig, *, progress: bool = False) -> Tensor:
@@ -159,7 +160,7 @@ class VideoEdit(PreparedEdit):
     def decode(self, canvas: Tensor) -> Tensor:
         """Latents (n, C, h, w) as images (n, 3, height, width) at the resolution of the edit."""
         height, width = self.size
-        return self._denoiser.decode(canvas)[..., :height, :width]
+        return in_chunks(self._denoiser.decode, self.edit.max_batch, canvas)[..., :height, :width]
 
     def finish(self, canvas: Tensor, detail: Detail | None = None) -> Iterator[Tensor]:
         """The edited frames one by one, (3, H, W) in [0, 1] on the CPU; where a mask is 0, the source.
@@ -185,7 +186,7 @@ class VideoEdit(PreparedEdit):
 
     def decode_one_tile(self) -> Tensor:
         """Decode as much as is decoded at a time, beside frames at their own size, to see its memory."""
-        device, count = self._denoiser.device, min(self.edit.max_batch, self.num_particles)
+        device, count = self._denoiser.device, min(at_a_time(self.edit.max_batch), self.num_particles)
         frames = torch.ones(count, 3, *self._clip.size, device=device)
         decoded = self.decode(torch.zeros(count, *self.latent_shape, device=device))
         return carried(frames[:1], decoded[:1], decoded[:1], self._detail)
@@ -194,7 +195,7 @@ class VideoEdit(PreparedEdit):
         """The frames as images (1, 3, H, W) in [0, 1] on the device, max_batch at a time; their numbers."""
         start, frames = 0, self._clip.frames()
         while images := [
-            as_image(frame, self._denoiser.device) for frame in islice(frames, self.edit.max_batch)
+            as_image(frame, self._denoiser.device) for frame in islice(frames, at_a_time(self.edit.max_batch))
         ]:
             end = start + len(images)
             yield slice(start, end), images

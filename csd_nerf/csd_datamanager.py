@@ -44,8 +44,12 @@ class CSDDataManagerConfig(VanillaDataManagerConfig):
     """The editor: a hub id, a local diffusers folder, or "mini", which ships with this package."""
     model_device: str = "auto"
     """Where the editor computes: cpu, cuda, cuda:1 ...; auto is where the scene is."""
-    model_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Precision of the editor; its VAE stays in float32."""
+    model_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision of the editor; its VAE stays in float32. auto: float16 on CUDA, float32 elsewhere."""
+    model_compile: bool = False
+    """Compile the editor: it takes its time in the first round and makes every step shorter."""
+    model_offload: bool = False
+    """Keep the editor's parts in the memory of the host, but for the one at work: for small GPUs."""
     model_variant: str | None = None
     """Variant of the weight files: "fp16" downloads the half-precision ones."""
     model_revision: str | None = None
@@ -387,12 +391,17 @@ class CSDDataManager(VanillaDataManager):
     def _load_denoiser(self) -> "Denoiser":
         if self._denoiser is None:
             from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+            from csd_core.denoisers.loading import resolve_device
+            from csd_core.denoisers.precision import as_dtype
 
             config = self.config
+            device = resolve_device(self.device if config.model_device == "auto" else config.model_device)
             self._denoiser = InstructPix2Pix.from_pretrained(
                 config.model,
-                torch_dtype=getattr(torch, config.model_dtype),
-                device=self.device if config.model_device == "auto" else config.model_device,
+                torch_dtype=as_dtype(config.model_dtype, device),
+                device=device,
+                compile=config.model_compile,
+                offload=config.model_offload,
                 variant=config.model_variant,
                 revision=config.model_revision,
                 local_files_only=config.model_local_files_only,

@@ -16,7 +16,7 @@ from csd_core.denoisers.base import Denoiser
 from csd_core.errors import NonFiniteError, UserError
 from csd_core.io.files import written_beside
 from csd_core.machine import describe_machine, versions
-from csd_core.plan import count_evaluations, measure_evaluation
+from csd_core.plan import count_evaluations, fullest_step, measure_evaluation
 from csd_core.prepared import PreparedEdit
 from csd_core.resume import Checkpoint
 from csd_core.wording import duration
@@ -75,20 +75,22 @@ class Job:
     def plan(self, denoiser: Denoiser) -> list[tuple[str, str]]:
         """Evaluations, time and memory that the edit will take: names and what to say of them."""
         edit = self.edit.edit
-        total = count_evaluations(edit, self.edit.prompts, self.edit.num_particles)
+        counted = edit, self.edit.prompts, self.edit.num_particles
+        total = count_evaluations(*counted)
         cost = measure_evaluation(
             denoiser,
             next(iter(self.edit.prompts)),
             self.edit.particle_size,
             edit.max_batch,
             self.edit.decode_one_tile,
+            fullest=fullest_step(*counted),
         )
         gib = cost.peak_gib + self.edit.nbytes / 2**30
-        each = f"{cost.seconds:.4f} s an evaluation on {denoiser.device}, mean of two timed batches"
+        each = f"{cost.seconds:.4f} s an evaluation on {denoiser.device}, mean of two batches of {cost.batch}"
         return [
             ("evaluations", str(total)),
             ("time", f"about {duration(total * cost.seconds)} ({each})"),
-            ("memory", f"about {gib:.1f} GiB on {denoiser.device}, all latents included"),
+            ("memory", f"about {gib:.2f} GiB on {denoiser.device}, all latents included"),
         ]
 
     def _begin(self, checkpoint: Checkpoint) -> tuple[int, Tensor | None]:

@@ -3,8 +3,10 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from csd_core.denoisers.batching import MaxBatch, check_max_batch
+from csd_core.denoisers.precision import DType, as_dtype, dtype_name
 from csd_core.errors import expect
 from csd_core.io.files import check_output
 from csd_core.io.images import MAX_PIXELS
@@ -44,9 +46,13 @@ class EditOptions:
     """Grey image of the input's size: black stays exactly as it is, white is edited, grey is in between."""
     preview_every: int = 0
     """Steps between two previews beside the output. 0: none."""
-    max_batch: int = 16
-    """Evaluations of the model at a time. Sets the memory; the result stays the same."""
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    max_batch: MaxBatch = 16
+    """Evaluations of the model at a time; auto: as many as fit. Sets the memory, not the result."""
+    compile: bool = False
+    """Compile the model: it takes its time at the start and makes every step shorter. The result stays."""
+    offload: bool = False
+    """Keep the parts of the model in the memory of the host, but for the one at work: for small GPUs."""
+    dtype: DType | None = None
     """Precision of the model. Default: float16 on CUDA, float32 elsewhere."""
     device: str | None = None
     """cpu, cuda, cuda:1. Default: CUDA where there is one."""
@@ -68,8 +74,8 @@ class EditOptions:
         """
         expect(self.seed >= 0, "seed", "0 or more", self.seed)
         expect(self.preview_every >= 0, "preview_every", "0 or more steps", self.preview_every)
-        for name in ("max_batch", "max_pixels"):
-            expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        check_max_batch(self.max_batch)
+        expect(self.max_pixels >= 1, "max_pixels", "at least 1", self.max_pixels)
         preview = [self.preview] if self.preview_every else []
         for source in sources:
             check_output(self.output, source, folder_allowed=self.may_be_folder)
@@ -112,15 +118,16 @@ class EditOptions:
         Raises:
             UserError: it is unknown, out of reach or of another kind.
         """
-        import torch
-
         from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
         from csd_core.denoisers.loading import resolve_device
 
+        device = resolve_device(self.device)
         return InstructPix2Pix.from_pretrained(
             self.model,
-            torch_dtype=getattr(torch, self.precision),
-            device=resolve_device(self.device),
+            torch_dtype=as_dtype(self.dtype, device),
+            device=device,
+            compile=self.compile,
+            offload=self.offload,
             local_files_only=self.local_files_only,
         )
 
@@ -129,7 +136,7 @@ class EditOptions:
         """The name of the type that the model computes in."""
         from csd_core.denoisers.loading import resolve_device
 
-        return self.dtype or ("float16" if resolve_device(self.device).type == "cuda" else "float32")
+        return dtype_name(as_dtype(self.dtype, resolve_device(self.device)))
 
     def as_json(self) -> dict[str, Any]:
         """All options as JSON values."""
@@ -138,7 +145,7 @@ class EditOptions:
     @property
     def incidental(self) -> set[str]:
         """The options that the edited canvas does not hang on."""
-        machine = {"max_batch", "device", "local_files_only", "max_pixels"}
+        machine = {"max_batch", "compile", "offload", "device", "local_files_only", "max_pixels"}
         return machine | {"output", "preview_every", "dry_run", "resume", "verbose"}
 
     def identity(self) -> dict[str, Any]:

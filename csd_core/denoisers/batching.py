@@ -1,21 +1,194 @@
 """The one place where a batch is split to fit into memory."""
 
-from collections.abc import Callable
+import gc
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from csd_core.denoisers.base import Denoiser
+from csd_core.errors import UserError, expect
+from csd_core.machine import PeakMemory, free_bytes, used_bytes
+
+MaxBatch = int | Literal["auto"]
+"""Rows at a time; auto: as many as fit."""
+
+USUAL = 16
+"""Images at a time where auto would cost more than it gains."""
+PROBES = (1, 4)
+"""Rows of the two calls by which auto learns what a row takes."""
+MARGIN = 0.15
+"""Share of the free memory that auto leaves free: allocators leave gaps, and others use the device too."""
 
 
-def in_chunks(function: Callable[..., Tensor], max_batch: int, *tensors: Tensor) -> Tensor:
-    """function(*tensors) computed max_batch rows at a time; every tensor has the same number of rows."""
-    parts = [function(*chunk) for chunk in zip(*(tensor.split(max_batch) for tensor in tensors), strict=True)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def check_max_batch(max_batch: MaxBatch) -> None:
+    """Raise a UserError unless it is a number of rows or auto."""
+    expect(max_batch == "auto" or max_batch >= 1, "max_batch", "at least 1, or auto", max_batch)
 
 
-def predict_noise(
-    denoiser: Denoiser, x_t: Tensor, t: Tensor, text: Tensor, image: Tensor, *, max_batch: int
-) -> Tensor:
-    """denoiser.predict_noise for n evaluations, at most max_batch at a time."""
-    return in_chunks(denoiser.predict_noise, max_batch, x_t, t, text, image)
+def at_a_time(max_batch: MaxBatch) -> int:
+    """How many images pass through memory together."""
+    return USUAL if max_batch == "auto" else max_batch
+
+
+def in_chunks(function: Callable[..., Tensor], max_batch: MaxBatch, *tensors: Tensor) -> Tensor:
+    """function(*tensors) computed in parts, see Chunks; every tensor has the same number of rows."""
+    return Chunks(function, at_a_time(max_batch))(*tensors)
+
+
+def evaluator(denoiser: Denoiser, max_batch: MaxBatch, *, fullest: int | None = None) -> "Chunks":
+    """denoiser.predict_noise of any number of rows, for one edit: see Chunks.
+
+    fullest: the most rows that the edit will ask for at once. Default: those of the first call.
+    """
+    one_size = getattr(denoiser, "compiled", False)  # another size would be compiled anew
+    return Chunks(
+        denoiser.predict_noise, max_batch, device=denoiser.device, fullest=fullest, one_size=one_size
+    )
+
+
+class Chunks:
+    """A function of n independent rows, computed a part at a time. The parts are as even as can be.
+
+    What does not fit is halved, and stays halved for the calls that follow; the result is the same.
+
+    Args:
+        function: takes tensors of n rows each, gives a tensor of n rows.
+        max_batch: rows at a time. auto: as many as fit, by the memory that the first PROBES take.
+        device: whose memory auto looks at. Default: that of the tensors.
+        fullest: the most rows of a call to come. Default: those of the first.
+        one_size: function is always called with the same number of rows, an even part of the fullest; where
+            there are fewer, the last row is repeated, and what comes of it is dropped.
+
+    Attributes:
+        limit: rows at a time at most; None while auto does not know.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        max_batch: MaxBatch,
+        *,
+        device: torch.device | None = None,
+        fullest: int | None = None,
+        one_size: bool = False,
+    ) -> None:
+        check_max_batch(max_batch)
+        self._function, self._device, self._one_size = function, device, one_size
+        self._fullest = fullest
+        self.limit: int | None = None if max_batch == "auto" else max_batch
+        self._peaks: list[float] = []
+        self._too_many: int | None = None
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """function(*tensors).
+
+        Raises:
+            UserError: not even one row fits.
+        """
+        rows = len(tensors[0])
+        if rows == 0:
+            return self._function(*tensors)
+        self._fullest = self._fullest or rows
+        parts: list[Tensor] = []
+        start = 0
+        while start < rows:
+            chunk = [x[start : start + self.size_of(rows - start)] for x in tensors]
+            part = self._attempt(chunk)
+            if part is not None:
+                parts.append(part)
+                start += len(part)
+        self._say()
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def size_of(self, rows: int) -> int:
+        """How many of so many rows come next."""
+        if self.limit is None:
+            return min(rows, PROBES[len(self._peaks)])
+        whole = self._fullest if self._one_size and self._fullest else rows
+        return min(rows, _even(whole, self.limit))
+
+    def _attempt(self, chunk: Sequence[Tensor]) -> Tensor | None:
+        """What function gives; None where memory ran out, and less is to be tried."""
+        size, rows = len(chunk[0]), len(chunk[0])
+        if self._one_size and self.limit is not None:
+            size = _even(self._fullest or rows, self.limit)
+            chunk = [_padded(x, size) for x in chunk]
+        try:
+            return self._probe(chunk) if self.limit is None else self._function(*chunk)[:rows]
+        except (RuntimeError, MemoryError) as error:  # CUDA's is a RuntimeError
+            if not out_of_memory(error):
+                raise
+            if size == 1:
+                raise UserError(
+                    "memory: expected room for one evaluation at a time, got too little; use a smaller size, "
+                    f"half precision, offload, or another device ({_first_line(error)})"
+                ) from error
+        # only now: the error's traceback held what was computed so far
+        self._too_many, self.limit = self._too_many or size, size // 2
+        _give_back()
+        return None
+
+    def _probe(self, chunk: Sequence[Tensor]) -> Tensor:
+        """function(*chunk), and from the second time on the limit, by what more rows took."""
+        device = self._device or chunk[0].device
+        # a compiled network is compiled for the size that comes of this, not for those tried here
+        eager = torch.compiler.set_stance("force_eager") if self._one_size else nullcontext()
+        with eager, PeakMemory(device) as memory:
+            result = self._function(*chunk)
+        self._peaks.append(memory.peak * 2**30)
+        if len(self._peaks) == len(PROBES):
+            self.limit = self._largest(device, row=sum(x[0].nbytes for x in chunk))
+        return result
+
+    def _largest(self, device: torch.device, row: int) -> int:
+        """The most rows that fit; row: bytes of one, less than which it cannot take."""
+        (few, many), (low, high) = PROBES, self._peaks
+        each = max((high - low) / (many - few), row)
+        budget = used_bytes(device) + (1 - MARGIN) * free_bytes(device)
+        return max(many, few + int((budget - low) / each))
+
+    def _say(self) -> None:
+        """Once, that memory ran out."""
+        if self._too_many:
+            warnings.warn(
+                f"memory ran out at {self._too_many} at a time: it goes on with {self.limit} "
+                "(max_batch); the result is the same",
+                stacklevel=3,
+            )
+            self._too_many = None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+# of the CPU's allocator, of oneDNN's buffers (std::bad_alloc comes as a RuntimeError), of cuBLAS's workspaces
+_SIGNS = ("DefaultCPUAllocator", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
+
+
+def _even(rows: int, limit: int) -> int:
+    """Size of the parts of so many rows, none of them above the limit, as few and as even as can be."""
+    return math.ceil(rows / math.ceil(rows / limit))
+
+
+def _padded(x: Tensor, rows: int) -> Tensor:
+    missing = rows - len(x)
+    return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
+
+
+def _give_back() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from csd_core.denoisers.batching import in_chunks
+from csd_core.denoisers.compiling import check_compiler, compile_network
+from csd_core.denoisers.offloading import Offloaded
+from csd_core.denoisers.precision import default_dtype
 from csd_core.mini_editor.language import unknown_prompt_message
 from csd_core.schedule import NoiseSchedule
 from csd_core.tiles import in_tiles
@@ -51,8 +54,12 @@ class InstructPix2Pix:
         tokenizer: the one that belongs to it.
         scheduler: any diffusers scheduler with alphas_cumprod; predicts epsilon or v.
         language: instruction -> wordings, of a model that knows no others; a foreign prompt gets a warning.
+        compile: compile the UNet (torch.compile), anew for every shape that it meets.
+        offload: keep the networks in the memory of the host, but for the one at work.
+        device: where the networks compute. Default: where the UNet is.
 
     Attributes:
+        compiled: whether the UNet is compiled: a batch of another size costs time.
         tile_above: an image with a longer side, in pixels, passes the VAE in tiles.
         tile_size: side of a tile, in pixels.
         tile_overlap: how many pixels two tiles share at least.
@@ -66,17 +73,23 @@ class InstructPix2Pix:
         tokenizer: "CLIPTokenizer",
         scheduler: Any,
         language: Mapping[str, Sequence[str]] | None = None,
+        *,
+        compile: bool = False,
+        offload: bool = False,
+        device: torch.device | None = None,
     ) -> None:
-        self._unet = unet.eval().requires_grad_(False)
+        # diffusers' own properties walk all parameters at every call; and what is offloaded is elsewhere
+        self._device, self._dtype = device or unet.device, unet.dtype
+        self._unet: Any = unet.eval().requires_grad_(False)
         self._vae: Any = vae.eval().requires_grad_(False).float()
-        self._text_encoder = text_encoder.eval().requires_grad_(False)
+        self._text_encoder: Any = text_encoder.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._scheduler = scheduler
         self._predicts_velocity = scheduler.config.prediction_type == "v_prediction"
         self.language = language
         self._embedded: dict[str, Tensor] = {}
         # alphas_cumprod as the scheduler ended up with it: betas may have been rescaled to zero terminal SNR
-        self.schedule = NoiseSchedule(scheduler.alphas_cumprod).to(unet.device)
+        self.schedule = NoiseSchedule(scheduler.alphas_cumprod).to(self._device)
         self.downscale: int = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.native_size: int = unet.config["sample_size"] * self.downscale
         self.latent_channels: int = vae.config["latent_channels"]
@@ -87,14 +100,23 @@ class InstructPix2Pix:
         self.tile_overlap: int = self.native_size // 2
         self._tiny_vae = type(vae).__name__ == "AutoencoderTiny"  # by name: diffusers is imported when needed
         self._vae.use_tiling = False  # diffusers' own
+        self._unet.to(memory_format=torch.channels_last)  # as its convolutions compute
+        self.compiled = compile
+        if compile:
+            compile_network(self._unet, self._device)
+        self._offloaded = (
+            Offloaded(self._text_encoder, self._vae, self._unet, self._device) if offload else None
+        )
 
     @classmethod
     def from_pretrained(
         cls,
         id_or_path: str = DEFAULT_MODEL,
         *,
-        torch_dtype: torch.dtype = torch.float32,
+        torch_dtype: torch.dtype | Literal["auto"] = torch.float32,
         device: str | torch.device | None = "cpu",
+        compile: bool = False,
+        offload: bool = False,
         variant: str | None = None,
         revision: str | None = None,
         cache_dir: str | None = None,
@@ -104,19 +126,26 @@ class InstructPix2Pix:
 
         Args:
             id_or_path: a hub id, a local diffusers folder, or "mini" for the small editor in this package.
-            torch_dtype: of UNet and text encoder. The VAE stays in float32.
+            torch_dtype: of UNet and text encoder; "auto": what suits the device, see precision.default_dtype.
+                The VAE stays in float32.
             device: None takes CUDA where there is one.
+            compile: compile the UNet: the first evaluation of a shape takes minutes, all others are faster.
+            offload: keep the networks in the memory of the host, but for the one at work: for small devices.
             variant: "fp16" reads the half-precision files of a repository.
             revision: branch, tag or commit of a hub id.
             cache_dir: where downloads are kept.
             local_files_only: never touch the network.
 
         Raises:
-            UserError: the model is unknown, out of reach or of another kind; CUDA is absent.
+            UserError: the model is unknown, out of reach or of another kind; CUDA is absent; nothing can be
+                compiled here.
         """
         from csd_core.denoisers.loading import load_components, locate, resolve_device
 
         target = resolve_device(device)
+        dtype = default_dtype(target) if torch_dtype == "auto" else torch_dtype
+        if compile:
+            check_compiler(target)
         folder = locate(
             id_or_path,
             variant=variant,
@@ -124,7 +153,9 @@ class InstructPix2Pix:
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        return cls(**load_components(folder, torch_dtype=torch_dtype, device=target, variant=variant))
+        first = torch.device("cpu") if offload else target
+        components = load_components(folder, torch_dtype=dtype, device=first, variant=variant)
+        return cls(**components, compile=compile, offload=offload, device=target)
 
     def to(self, device: str | torch.device) -> "InstructPix2Pix":
         """Move everything to a device, in place.
@@ -134,9 +165,14 @@ class InstructPix2Pix:
         """
         from csd_core.denoisers.loading import resolve_device
 
-        target = resolve_device(device)
-        for network in (self._unet, self._vae, self._text_encoder):
-            network.to(target)  # pyright: ignore[reportArgumentType]
+        target = self._device = resolve_device(device)
+        networks = self._text_encoder, self._vae, self._unet
+        if self._offloaded is not None:
+            self._offloaded.remove()
+            self._offloaded = Offloaded(*networks, target)
+        else:
+            for network in networks:
+                network.to(target)
         self.schedule = self.schedule.to(target)
         self._embedded.clear()
         return self
@@ -144,12 +180,12 @@ class InstructPix2Pix:
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self._unet.device
+        return self._device
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the UNet."""
-        return self._unet.dtype
+        return self._dtype
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -171,21 +207,27 @@ class InstructPix2Pix:
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Instructions -> (n, tokens, dim), in the dtype of the text encoder. Each prompt is computed once.
+        """Instructions -> (n, tokens, dim), in the dtype of the UNet. Each prompt is computed once.
 
         Warns when a prompt is longer than the text encoder reads, or outside the language of a small model.
         """
         for prompt in prompts:
             if prompt not in self._embedded:
-                self._embedded[prompt] = self._embed(prompt)
+                self._embedded[prompt] = self._embed(prompt).to(self._dtype)
         return torch.cat([self._embedded[prompt] for prompt in prompts])
 
     @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: Tensor, text: Tensor, image: Tensor) -> Tensor:
         """The noise in x_t, (n, C, h, w) float32. One UNet evaluation; arguments as in base.Denoiser."""
-        sample = torch.cat([x_t, image], dim=1).to(self.dtype)
-        predicted: Any = self._unet(sample, t, encoder_hidden_states=text.to(self.dtype))
-        predicted = predicted.sample.float()
+        sample = torch.cat([x_t, image], dim=1).to(self._dtype, memory_format=torch.channels_last)
+        # contiguous: one t or one text for all rows would be another layout, which is compiled anew
+        (predicted,) = self._unet(
+            sample,
+            t.contiguous(),
+            encoder_hidden_states=text.to(self._dtype).contiguous(),
+            return_dict=False,
+        )
+        predicted = predicted.float().contiguous()
         return self.schedule.noise_from_velocity(predicted, x_t, t) if self._predicts_velocity else predicted
 
     def pipeline(self) -> "StableDiffusionInstructPix2PixPipeline":
@@ -213,10 +255,10 @@ class InstructPix2Pix:
         """Counts the evaluations of the UNet inside the block, whoever asks for them."""
         counted = Evaluations()
 
-        def count(_: Any, args: tuple[Any, ...]) -> None:
+        def count(_: Any, args: tuple[Any, ...], _result: Any) -> None:  # after: what fails is no evaluation
             counted.count += len(args[0])
 
-        hook = self._unet.register_forward_pre_hook(count)
+        hook = self._unet.register_forward_hook(count)
         try:
             yield counted
         finally:
@@ -236,6 +278,8 @@ class InstructPix2Pix:
         use_mask = getattr(self._text_encoder.config, "use_attention_mask", False)
         mask = tokens["attention_mask"] if use_mask else None
         output: Any = self._text_encoder(tokens["input_ids"], attention_mask=mask)
+        if self._offloaded is not None:
+            self._offloaded.text_encoder_done()
         return output[0]
 
     def _encode(self, centred: Tensor) -> Tensor:

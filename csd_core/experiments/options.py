@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+import torch
 import tyro
 from torch import Tensor
 
+from csd_core.denoisers.precision import DType, as_dtype, dtype_name
 from csd_core.errors import expect
 from csd_core.experiments.experiment import Experiment, Scale
 from csd_core.experiments.figures import Figures
@@ -57,7 +59,7 @@ class ExperimentOptions:
     there is one input and one instruction."""
     device: tuple[str, ...] = ()
     """cpu, cuda:0 ...; several work side by side. Default: CUDA where there is one."""
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    dtype: DType | None = None
     """Precision of the model. Default: float16 on CUDA, float32 elsewhere."""
     max_cells: int | None = None
     """Do so many edits at most, and leave the others for later."""
@@ -87,8 +89,8 @@ class ExperimentOptions:
     @property
     def precision(self) -> str:
         """The name of the type that the model computes in."""
-        on_cuda = bool(self.device) and self.device[0].startswith("cuda")
-        return self.dtype or ("float16" if on_cuda else "float32")
+        first = torch.device(self.device[0] if self.device else "cpu")
+        return dtype_name(as_dtype(self.dtype, first))
 
     def prompts_of(self, scale: Scale, is_mini: bool) -> list[Prompt]:
         """The instructions that are asked for.

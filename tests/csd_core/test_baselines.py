@@ -335,7 +335,7 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 @each_method
 def test_bad_settings_are_reported(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
     model = load(tiny_epsilon)
-    with pytest.raises(UserError, match="max_batch: expected at least 1, got 0"):
+    with pytest.raises(UserError, match="max_batch: expected at least 1, or auto, got 0"):
         method(model, picture(), PROMPT, replace(CONFIG, max_batch=0))
     with pytest.raises(UserError, match="num_inference_steps: expected fewer than the model's 1000"):
         method(model, picture(), PROMPT, replace(CONFIG, num_inference_steps=1000))

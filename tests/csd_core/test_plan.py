@@ -72,10 +72,11 @@ def test_the_measure_is_of_whole_batches_of_the_particles_size(
     clock = [0.0]
     monkeypatch.setattr(plan.time, "perf_counter", lambda: clock[-1])
     monkeypatch.setattr(model, "predict_noise", slow)
-    cost = measure_evaluation(model, "red", (8, 11), 5, lambda: order.append("also"))
-    assert shapes == [((5, 4, 8, 11), 5, 5, (5, 4, 8, 11))] * (1 + plan.TIMED)
+    cost = measure_evaluation(model, "red", (8, 11), 6, lambda: order.append("also"), fullest=10)
+    assert shapes == [((5, 4, 8, 11), 5, 5, (5, 4, 8, 11))] * (1 + plan.TIMED)  # 10 are 5 and 5, not 6 and 4
     assert order[-1] == "also"
     assert cost.seconds == 10 / 5
+    assert cost.batch == 5
     assert cost.peak_gib > 0
 
 
@@ -86,12 +87,12 @@ def test_memory_counts_what_else_is_held(tiny_epsilon: Path) -> None:
         held.append(torch.ones(2**26))  # 256 MiB
         time.sleep(0.1)
 
-    little = measure_evaluation(model, "red", (8, 8), 1, lambda: None).peak_gib
-    assert measure_evaluation(model, "red", (8, 8), 1, also).peak_gib - little > 0.2
+    little = measure_evaluation(model, "red", (8, 8), 1, lambda: None, fullest=5).peak_gib
+    assert measure_evaluation(model, "red", (8, 8), 1, also, fullest=5).peak_gib - little > 0.2
 
 
 def test_random_numbers_of_others_stay(tiny_epsilon: Path) -> None:
     model = InstructPix2Pix.from_pretrained(str(tiny_epsilon))
     before = torch.random.get_rng_state()
-    measure_evaluation(model, "red", (8, 8), 1, lambda: None)
+    measure_evaluation(model, "red", (8, 8), 1, lambda: None, fullest=5)
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import csd_core
 from csd_core.denoisers import loading
-from csd_core.denoisers.batching import predict_noise
+from csd_core.denoisers.batching import evaluator
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import UserError
 from csd_core.guidance import instruct_pix2pix
@@ -137,7 +137,7 @@ def test_batches_may_be_split(tiny_model: Path, max_batch: int) -> None:
     x_t, image = torch.randn(2, 5, 4, 8, 8, generator=generator)
     t, text = torch.tensor([1, 100, 200, 500, 900]), model.embed(["red", "", "blue", "a", "b"])
     whole = model.predict_noise(x_t, t, text, image)
-    split = predict_noise(model, x_t, t, text, image, max_batch=max_batch)
+    split = evaluator(model, max_batch)(x_t, t, text, image)
     torch.testing.assert_close(split, whole, rtol=0, atol=SPLIT_ERROR)
 
 
