@@ -13,9 +13,10 @@ from torch import Tensor
 from csd_core.cli.options import EditOptions, beside
 from csd_core.cli.watch import Watch
 from csd_core.denoisers.base import Denoiser
+from csd_core.denoisers.loading import resolve_device
 from csd_core.errors import NonFiniteError, UserError
 from csd_core.io.files import written_beside
-from csd_core.machine import describe_machine, versions
+from csd_core.machine import describe_machine, peak_bytes, versions
 from csd_core.plan import count_evaluations, fullest_step, measure_evaluation
 from csd_core.prepared import PreparedEdit
 from csd_core.resume import Checkpoint
@@ -145,6 +146,7 @@ def conclude(
         **settings,
         "evaluations": evaluations,
         "seconds": seconds,
+        "peak_memory_gib": round(peak_bytes(resolve_device(options.device)) / 2**30, 3),
         "machine": describe_machine(),
         "versions": versions(),
     }

@@ -443,3 +443,81 @@ def test_an_absent_device_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) 
     assert_refused(copy, "no CUDA device; use cpu", monkeypatch, device="cuda")
     assert_refused(copy, "expected cpu, cuda or cuda:0, got 'gpu'", monkeypatch, device="gpu")
     assert loading.resolve_device(None) == torch.device("cpu")
+
+
+# Speed: the form in which the network gets its inputs.
+
+
+class Inputs:
+    """What the UNet was called with."""
+
+    def __init__(self, model: InstructPix2Pix) -> None:
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+
+        def keep(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.calls.append((args[0], args[1], kwargs["encoder_hidden_states"]))
+
+        model._unet.register_forward_pre_hook(keep, with_kwargs=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_network_and_its_inputs_lie_in_memory_as_convolutions_compute(
+    tiny_epsilon: Path, dtype: torch.dtype
+) -> None:
+    model = load(tiny_epsilon, torch_dtype=dtype)
+    weights = [p for p in model._unet.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1]
+    assert len(weights) > 10
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    seen, x = Inputs(model), torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    predicted = model.predict_noise(
+        x, torch.full((), 7).expand(3), model.embed(["red"]).expand(3, -1, -1), torch.zeros_like(x)
+    )
+    ((sample, t, text),) = seen.calls
+    assert sample.is_contiguous(memory_format=torch.channels_last)
+    assert not sample.is_contiguous()
+    assert sample.dtype == text.dtype == dtype
+    assert t.is_contiguous()
+    assert text.is_contiguous()
+    assert predicted.dtype == torch.float32
+    assert predicted.is_contiguous()  # what the engine adds up lies as its canvas does
+
+
+def test_attention_is_torchs_own(tiny_epsilon: Path) -> None:
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    processors = load(tiny_epsilon)._unet.attn_processors
+    assert len(processors) > 0
+    assert all(type(processor) is AttnProcessor2_0 for processor in processors.values())  # SDPA
+
+
+def test_text_is_cast_once_and_properties_walk_no_parameters(
+    tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny_epsilon, torch_dtype=torch.bfloat16)
+    model._text_encoder.to(torch.float32)
+    text = model.embed(["red"])
+    assert text.dtype == torch.bfloat16
+    assert model.embed(["red"]).dtype == torch.bfloat16
+
+    def walk(_: Any) -> Any:
+        raise AssertionError("asked diffusers for a property")
+
+    monkeypatch.setattr(type(model._unet), "dtype", property(walk))
+    monkeypatch.setattr(type(model._unet), "device", property(walk))
+    assert (model.dtype, model.device) == (torch.bfloat16, torch.device("cpu"))
+
+
+def test_velocity_is_turned_into_noise_in_single_precision(tiny_velocity: Path) -> None:
+    model = load(tiny_velocity, torch_dtype=torch.bfloat16)
+    x, t = 1 + torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 1e-3, torch.tensor([600])
+    zero = torch.zeros(1, 4, 8, 8)
+    monkey: Any = model._unet
+    monkey.forward = lambda sample, *_, **__: (torch.zeros_like(sample[:, :4]),)  # v = 0: eps = sigma x_t
+    eps = model.predict_noise(x[:1], t, model.embed(["red"]), zero)
+    torch.testing.assert_close(eps, model.schedule.sigma(t) * x[:1])  # bfloat16 would give 1 for all of x
+
+
+def test_the_default_precision_is_that_of_the_device(tiny_epsilon: Path) -> None:
+    from csd_core.denoisers.precision import default_dtype
+
+    assert load(tiny_epsilon, torch_dtype="auto").dtype == default_dtype(torch.device("cpu"))
