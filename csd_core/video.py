@@ -188,8 +188,10 @@ class VideoEdit(PreparedEdit):
         """Decode as much as is decoded at a time, beside frames at their own size, to see its memory."""
         device, count = self._denoiser.device, min(at_a_time(self.edit.max_batch), self.num_particles)
         frames = torch.ones(count, 3, *self._clip.size, device=device)
-        decoded = self.decode(torch.zeros(count, *self.latent_shape, device=device))
-        return carried(frames[:1], decoded[:1], decoded[:1], self._detail)
+        zeros = torch.zeros(count, *self.latent_shape, device=device)
+        edited = self.decode(zeros)
+        before = self.decode(zeros) if self._detail != "none" else edited
+        return carried(frames[:1], before[:1], edited[:1], self._detail)
 
     def _batches(self) -> Iterator[tuple[slice, list[Tensor]]]:
         """The frames as images (1, 3, H, W) in [0, 1] on the device, max_batch at a time; their numbers."""

@@ -100,7 +100,8 @@ class InstructPix2Pix:
         self.tile_overlap: int = self.native_size // 2
         self._tiny_vae = type(vae).__name__ == "AutoencoderTiny"  # by name: diffusers is imported when needed
         self._vae.use_tiling = False  # diffusers' own
-        self._unet.to(memory_format=torch.channels_last)  # as its convolutions compute
+        for network in (self._unet, self._vae):
+            network.to(memory_format=torch.channels_last)  # as their convolutions compute
         self.compiled = compile
         if compile:
             compile_network(self._unet, self._device)
@@ -283,11 +284,11 @@ class InstructPix2Pix:
         return output[0]
 
     def _encode(self, centred: Tensor) -> Tensor:
-        encoded: Any = self._vae.encode(centred)
-        return encoded.latents if self._tiny_vae else encoded.latent_dist.mode()
+        encoded: Any = self._vae.encode(centred.contiguous(memory_format=torch.channels_last))
+        return (encoded.latents if self._tiny_vae else encoded.latent_dist.mode()).contiguous()
 
     def _decode(self, unscaled: Tensor) -> Tensor:
-        return self._vae.decode(unscaled).sample
+        return self._vae.decode(unscaled.contiguous(memory_format=torch.channels_last)).sample.contiguous()
 
     def _in_tiles(
         self, function: Callable[[Tensor], Tensor], x: Tensor, pixel: int, scale: Fraction | int

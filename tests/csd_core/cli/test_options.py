@@ -126,6 +126,9 @@ def test_all_options_are_json(tmp_path: Path) -> None:
     [
         {"preview_every": 3},
         {"max_batch": 3},
+        {"max_batch": "auto"},
+        {"compile": True},
+        {"offload": True},
         {"local_files_only": True},
         {"max_pixels": 99},
         {"dry_run": True},
@@ -169,6 +172,12 @@ def test_the_precision_is_what_suits_the_device(tmp_path: Path, monkeypatch: pyt
     assert options(tmp_path, device="cpu").precision == "float32"
     assert options(tmp_path, dtype="bfloat16").precision == "bfloat16"
     assert options(tmp_path).identity() != options(tmp_path, device="cpu").identity()
+
+
+def test_ways_to_compute_reach_the_model(tiny_epsilon: Path, tmp_path: Path) -> None:
+    model = options(tmp_path, model=str(tiny_epsilon), device="cpu", compile=True, offload=True).load()
+    assert model.compiled
+    assert hasattr(model.pipeline().unet, "_hf_hook")
 
 
 def test_the_model_is_loaded_as_asked(tiny_epsilon: Path, tmp_path: Path) -> None:

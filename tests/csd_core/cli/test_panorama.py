@@ -808,3 +808,29 @@ def test_the_command_is_installed(monkeypatch: pytest.MonkeyPatch, command: Comm
     monkeypatch.setattr(sys, "argv", ["csd-edit-panorama", *command.args(steps=1)])
     assert main() == 0
     assert command.output.is_file()
+
+
+# Memory: what --dry-run says against what the command then takes, each in a process of its own.
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").is_file(), reason="the peak of a process is read from Linux"
+)
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("panorama", (240, 320, 3)), ("panorama", (1200, 1600, 3)), ("video", (270, 480, 3))]
+)
+def test_the_memory_foretold_is_what_it_takes(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for k in range(1 if kind == "panorama" else 20):
+        save(frames / f"{k:02}.png", noise(*shape, seed=k))
+    given = ["--image", frames / "00.png"] if kind == "panorama" else ["--video", frames]
+    output = tmp_path / ("out.png" if kind == "panorama" else "out.mp4")
+    edit = ["--model", "mini", "--prompt", "make it snowy", "--device", "cpu", "--num-steps", "2"]
+    command = [sys.executable, "-m", f"csd_core.cli.{kind}", *given, *edit, "--output", output]
+    run = lambda *more: subprocess.run([*command, *more], capture_output=True, text=True, check=True)  # noqa: E731
+    (said,) = (line for line in run("--dry-run").stdout.splitlines() if line.startswith("memory"))
+    run()
+    foretold = float(said.split("about ")[1].split(" GiB")[0])
+    taken = json.loads(output.with_name(output.name + ".json").read_text())["peak_memory_gib"]
+    assert abs(foretold - taken) < 0.2 * taken
