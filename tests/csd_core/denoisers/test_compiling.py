@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch._dynamo
 from torch import Tensor
+from torch._dynamo.exc import RecompileError
 from torch._dynamo.testing import CompileCounter
 from torch._inductor import config as inductor
 
@@ -67,7 +68,7 @@ def test_fewer_rows_are_filled_up_and_another_size_is_compiled_anew(
         )
         torch.testing.assert_close(some, whole[:n])
     assert compiler.frame_count == 1
-    with pytest.raises(torch._dynamo.exc.RecompileError):
+    with pytest.raises(RecompileError):
         model.predict_noise(latents(3), torch.tensor([9] * 3), text.expand(3, -1, -1), latents(3))
 
 
