@@ -15,6 +15,7 @@ from torch import Tensor
 from csd_core.config import EditConfig
 from csd_core.denoisers.base import Denoiser
 from csd_core.denoisers.batching import MaxBatch, evaluator
+from csd_core.distributed import ALONE, Ranks
 from csd_core.draws import Draws
 from csd_core.guidance import BranchWeights, image_weights, instruct_pix2pix_weights
 
@@ -99,6 +100,7 @@ class Predictor:
         branches: from edit_branches.
         max_batch: evaluations at a time.
         fullest: the most evaluations of one call to come. Default: those of the first.
+        ranks: share the evaluations.
     """
 
     def __init__(
@@ -108,9 +110,11 @@ class Predictor:
         max_batch: MaxBatch,
         *,
         fullest: int | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._branches = branches
-        self._evaluate = evaluator(denoiser, max_batch, fullest=fullest)
+        self._branches, self._ranks = branches, ranks
+        mine = None if fullest is None else math.ceil(fullest / ranks.world_size)
+        self._evaluate = evaluator(denoiser, max_batch, fullest=mine)
         self._embedded = {branch.text: denoiser.embed([branch.text]) for branch in branches}
         self._words: tuple[list[tuple[str, int]], Tensor] | None = None
 
@@ -139,7 +143,7 @@ class Predictor:
             [_rows(condition, rows) if branch.image else nothing[: len(rows)] for branch, rows in picked]
         )
         text = self._text([(branch.text, len(rows)) for branch, rows in picked])
-        predicted = self._evaluate(batch, t.expand(len(batch)), text, images)
+        predicted = self._ranks.share(self._evaluate, batch, t.expand(len(batch)), text, images)
         return _combine(picked, predicted.split([len(rows) for _, rows in picked]), particles)
 
     def _text(self, wanted: list[tuple[str, int]]) -> Tensor:

@@ -10,6 +10,7 @@ from csd_core.config import EditConfig
 from csd_core.csd import csd_edit_gradient, csd_gradient
 from csd_core.denoisers.base import Denoiser
 from csd_core.denoisers.batching import in_chunks
+from csd_core.distributed import ALONE, Ranks
 from csd_core.draws import Draws, particle_noise, particles_of_step
 from csd_core.errors import NonFiniteError, UserError, expect
 from csd_core.images import pad_to_multiple
@@ -42,6 +43,7 @@ def edit_latents(
     *,
     callback: Callback | None = None,
     start_step: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Optimise a canvas of latents until its particles follow the instruction and agree. THE loop.
 
@@ -59,6 +61,8 @@ def edit_latents(
         callback: called as callback(step, canvas) after every step, with the canvas at work: clone it to keep
             it. True ends the edit here.
         start_step: steps that are already done.
+        ranks: share the evaluations. All of them call this with the same canvas, source and condition, get
+            the same canvas back, and stop when the callback of one of them says so.
 
     Returns:
         The edited canvas.
@@ -71,7 +75,7 @@ def edit_latents(
     layout = layout or Stack(len(canvas))
     branches = edit_branches(config, _prompt_weights(prompt, layout.num_particles), layout.num_particles)
     fullest = most_evaluations(branches, config, layout.num_particles)
-    predictor = Predictor(denoiser, branches, config.max_batch, fullest=fullest)
+    predictor = Predictor(denoiser, branches, config.max_batch, fullest=fullest, ranks=ranks)
     draws = Draws(config, layout.num_particles)
     source, condition = (x.to(denoiser.device, torch.float32) for x in (source, condition))
     canvas = canvas.to(denoiser.device, torch.float32, copy=True)
@@ -110,7 +114,7 @@ def edit_latents(
         steps = guard.accept(step, x, config.learning_rate_at(step) * gradients)
         layout.descend(canvas, steps, particles)
         guard.look(step)
-        if callback is not None and callback(step, canvas):
+        if ranks.any(callback is not None and bool(callback(step, canvas))):
             break
     guard.check()
     return canvas
@@ -126,6 +130,7 @@ def edit_images(
     init: Tensor | None = None,
     callback: Callback | None = None,
     progress: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Edit images so that they agree with each other: encode, optimise, decode.
 
@@ -137,6 +142,7 @@ def edit_images(
         init: (N, 3, H, W) in [0, 1], where the optimisation starts. Default: images.
         callback: see edit_latents; the canvas is latents.
         progress: show a progress bar.
+        ranks: see edit_latents.
 
     Returns:
         (N, 3, H, W) in [0, 1], float32, on the denoiser's device.
@@ -156,8 +162,8 @@ def edit_images(
     if init is not None:
         start = pad_to_multiple(init.to(denoiser.device, torch.float32), denoiser.downscale)
         canvas = in_chunks(denoiser.encode, config.max_batch, start)
-    with ProgressBar(config.num_steps, callback, progress) as report:
-        canvas = edit_latents(denoiser, canvas, source, condition, prompt, config, callback=report)
+    with ProgressBar(config.num_steps, callback, progress and ranks.is_main) as report:
+        canvas = edit_latents(denoiser, canvas, source, condition, prompt, config, callback=report, ranks=ranks)
     return in_chunks(denoiser.decode, config.max_batch, canvas)[..., :height, :width]
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from csd_core.branches import PromptWeights
 from csd_core.config import EditConfig
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.distributed import ALONE, Ranks
 from csd_core.engine import Callback, edit_latents
 from csd_core.layout import Layout
 
@@ -57,13 +58,19 @@ class PreparedEdit(ABC):
         return self.layout.num_particles
 
     def run(
-        self, canvas: Tensor | None = None, *, start_step: int = 0, callback: Callback | None = None
+        self,
+        canvas: Tensor | None = None,
+        *,
+        start_step: int = 0,
+        callback: Callback | None = None,
+        ranks: Ranks = ALONE,
     ) -> Tensor:
         """The edited canvas; see engine.edit_latents.
 
         canvas: where to go on. Default: the source.
+        ranks: share the evaluations. Only rank 0 needs to have the input.
         """
-        source, condition = self.latents
+        source, condition = ranks.from_main(lambda: self.latents, _on_cpu)
         return edit_latents(
             self._denoiser,
             source if canvas is None else canvas,
@@ -74,4 +81,10 @@ class PreparedEdit(ABC):
             self.layout,
             callback=callback,
             start_step=start_step,
+            ranks=ranks,
         )
+
+
+def _on_cpu(latents: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    source, condition = latents
+    return source.cpu(), condition.cpu()

@@ -3,8 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import Tensor
 from csd_core.cli.options import EditOptions, beside
 from csd_core.cli.watch import Watch
 from csd_core.denoisers.base import Denoiser
+from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.denoisers.loading import resolve_device
+from csd_core.distributed import ALONE, Ranks
 from csd_core.errors import NonFiniteError, UserError
 from csd_core.io.files import written_beside
 from csd_core.machine import describe_machine, peak_bytes, versions
@@ -33,6 +36,7 @@ class Job:
         sha256: path -> hash of each input, as it was when the edit began.
         write: writes a canvas as a file of the output's kind.
         show: writes a canvas as a preview.
+        ranks: share the edit.
     """
 
     edit: PreparedEdit
@@ -40,6 +44,7 @@ class Job:
     sha256: dict[str, str]
     write: Callable[[Path, Tensor], None]
     show: Callable[[Path, Tensor], None]
+    ranks: Ranks = ALONE
 
     def run(self) -> Tensor:
         """Run the edit to its end; the edited canvas, which --resume finds should it not come to be written.
@@ -49,22 +54,23 @@ class Job:
             UserError: a step gave NaN; the state before it was written beside the output.
         """
         checkpoint = Checkpoint(unfinished(self.options), self.identity())
-        start, canvas = self._begin(checkpoint)
-        total = self.edit.edit.num_steps
-        watch = Watch(total, checkpoint, self._preview, self.options.preview_every)
+        ranks, total = self.ranks, self.edit.edit.num_steps
+        start, canvas = ranks.from_main(lambda: self._begin(checkpoint))
+        watch = Watch(total, checkpoint, self._preview, self.options.preview_every, ranks)
         with watch.watching(start) as callback:
             try:
-                canvas = self.edit.run(canvas, start_step=start, callback=callback)
+                canvas = self.edit.run(canvas, start_step=start, callback=callback, ranks=ranks)
             except NonFiniteError as error:
-                partly = self._write_partly(error.step, error.canvas)
+                partly = ranks.from_main(partial(self._write_partly, error.step, error.canvas))
                 raise UserError(f"{error} It was written to {partly}.") from error
-        if watch.stopped and watch.steps_done < total:
-            partly = self._write_partly(watch.steps_done, canvas)
+        if ranks.any(watch.stopped) and watch.steps_done < total:
+            partly = ranks.from_main(partial(self._stop, checkpoint, watch.steps_done, canvas))
             raise KeyboardInterrupt(
                 f"stopped after step {watch.steps_done} of {total}: so far it is {partly}; "
                 "the same command with --resume goes on"
             )
-        checkpoint.save(total, canvas)
+        if ranks.is_main:
+            checkpoint.save(total, canvas)
         return canvas
 
     def identity(self) -> dict[str, Any]:
@@ -90,7 +96,7 @@ class Job:
         each = f"{cost.seconds:.4f} s an evaluation on {denoiser.device}, mean of two batches of {cost.batch}"
         return [
             ("evaluations", str(total)),
-            ("time", f"about {duration(total * cost.seconds)} ({each})"),
+            ("time", f"about {duration(total * cost.seconds / self.ranks.world_size)} ({each})"),
             ("memory", f"about {gib:.2f} GiB on {denoiser.device}, all latents included"),
         ]
 
@@ -108,10 +114,25 @@ class Job:
     def _preview(self, canvas: Tensor) -> None:
         self.show(self.options.preview, canvas)
 
+    def _stop(self, checkpoint: Checkpoint, step: int, canvas: Tensor) -> Path:
+        checkpoint.save(step, canvas)  # Ctrl-C may have reached another rank alone
+        return self._write_partly(step, canvas)
+
     def _write_partly(self, step: int, canvas: Tensor) -> Path:
         partly = beside(self.options.output, f"step-{step}")
         self.write(partly, canvas)
         return partly
+
+
+def load(options: EditOptions, ranks: Ranks) -> InstructPix2Pix:
+    """The model on this rank's device; see EditOptions.load."""
+    return ranks.together(lambda: replace(options, device=ranks.device(options.device)).load())
+
+
+def hint(lines: Iterable[str], ranks: Ranks) -> None:
+    """Say what a user may have overlooked."""
+    for line in lines if ranks.is_main else ():
+        print(f"note: {line}", file=sys.stderr)
 
 
 def unfinished(options: EditOptions) -> Path:
@@ -133,9 +154,11 @@ def conclude(
     settings: dict[str, Any],
     evaluations: int,
     begun: float,
+    ranks: Ranks = ALONE,
 ) -> None:
     """The output is written: add a manifest with every setting and figure, and say so.
 
+    evaluations: of all ranks.
     begun: time.perf_counter() at the beginning.
     """
     seconds = round(time.perf_counter() - begun, 2)
@@ -145,6 +168,7 @@ def conclude(
         "inputs": sha256,
         **settings,
         "evaluations": evaluations,
+        "ranks": ranks.world_size,
         "seconds": seconds,
         "peak_memory_gib": round(peak_bytes(resolve_device(options.device)) / 2**30, 3),
         "machine": describe_machine(),

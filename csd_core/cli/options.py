@@ -13,6 +13,7 @@ from csd_core.io.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+    from csd_core.distributed import Ranks
 
 
 @dataclass(kw_only=True)
@@ -91,6 +92,12 @@ class EditOptions:
     def preview(self) -> Path:
         """Where previews are written."""
         return beside(self.output, "preview")
+
+    def check_ranks(self, ranks: "Ranks", method: str) -> None:
+        """Raise a UserError where several processes cannot share an edit of that method."""
+        shared = ranks.is_alone or not method.startswith("ip2p-")
+        told = f"one process for {method}; start it without torchrun"
+        expect(shared, "WORLD_SIZE", told, ranks.world_size)
 
     def edit_settings(self) -> dict[str, Any]:
         """Those of EditConfig, None where left open."""

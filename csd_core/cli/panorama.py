@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from csd_core.cli.command import run_command
-from csd_core.cli.job import Job, as_table, conclude, forget, unfinished
+from csd_core.cli.job import Job, as_table, conclude, forget, hint, load, unfinished
 from csd_core.cli.options import EditOptions
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.distributed import Ranks, current
 from csd_core.errors import expect
 from csd_core.images import blend
 from csd_core.io.files import file_hash
@@ -101,18 +102,20 @@ class Inputs:
 
 def edit_panorama(options: PanoramaOptions) -> None:
     """Edit one image of any size by an instruction: overlapping windows, edited so that they agree."""
-    inputs = Inputs.read(options)
-    for hint in hints(options, inputs):
-        print(f"note: {hint}", file=sys.stderr)
-    denoiser = options.load()
+    ranks = current()
+    options.check_ranks(ranks, options.method)
+    inputs = ranks.from_main(lambda: Inputs.read(options))
+    hint(hints(options, inputs), ranks)
+    denoiser = load(options, ranks)
     edit = run_csd if options.method == "csd" else run_sampling
     begun = time.perf_counter()
     with denoiser.count_evaluations() as evaluations:
-        edited, settings = edit(options, inputs, denoiser)
+        edited, settings = edit(options, inputs, denoiser, ranks)
+    total = ranks.total(evaluations.count)
     if edited is None:
         return
     write_edited(options.output, inputs.picture, edited)
-    conclude("csd-edit-panorama", options, inputs.sha256, settings, evaluations.count, begun)
+    conclude("csd-edit-panorama", options, inputs.sha256, settings, total, begun, ranks)
     if options.method == "csd":
         forget(options)
 
@@ -120,7 +123,7 @@ def edit_panorama(options: PanoramaOptions) -> None:
 Outcome = tuple[Tensor | None, dict[str, Any]]
 
 
-def run_sampling(options: PanoramaOptions, inputs: Inputs, denoiser: InstructPix2Pix) -> Outcome:
+def run_sampling(options: PanoramaOptions, inputs: Inputs, denoiser: InstructPix2Pix, _: Ranks) -> Outcome:
     """Edit by one of the usual ways; the image (1, 3, H, W), and settings for the manifest."""
     given = {**options.sampling_settings(), "num_inference_steps": options.num_steps}
     sampling = panorama_preset(denoiser).with_sampling(**given)
@@ -129,16 +132,23 @@ def run_sampling(options: PanoramaOptions, inputs: Inputs, denoiser: InstructPix
     return blend(image, edited.cpu(), inputs.mask), {"sampling": vars(sampling)}
 
 
-def run_csd(options: PanoramaOptions, inputs: Inputs, denoiser: InstructPix2Pix) -> Outcome:
-    """Edit by CSD, or with --dry-run say what it takes; the image (1, 3, H, W), and its settings."""
+def run_csd(options: PanoramaOptions, inputs: Inputs, denoiser: InstructPix2Pix, ranks: Ranks) -> Outcome:
+    """Edit by CSD, or with --dry-run say what it takes; the image (1, 3, H, W), and its settings.
+
+    The image is rank 0's; the others have None.
+    """
     panorama = prepare(options, inputs, denoiser)
     write = partial(write_canvas, panorama, inputs)
-    job = Job(panorama, options, inputs.sha256, write, write)
+    job = Job(panorama, options, inputs.sha256, write, write, ranks)
     if options.dry_run:
-        print(as_table([*describe(panorama), *job.plan(denoiser)]))
+        if ranks.is_main:
+            print(as_table([*describe(panorama), *job.plan(denoiser)]))
         return None, {}
-    edited = panorama.finish(job.run())
-    return edited, {"edit": vars(panorama.edit), "windows": panorama.num_particles}
+    canvas = job.run()
+    return panorama.finish(canvas) if ranks.is_main else None, {
+        "edit": vars(panorama.edit),
+        "windows": panorama.num_particles,
+    }
 
 
 def prepare(options: PanoramaOptions, inputs: Inputs, denoiser: InstructPix2Pix) -> Panorama:
@@ -194,7 +204,7 @@ def describe(panorama: Panorama) -> list[tuple[str, str]]:
 
 def main() -> int:
     """Entry point of csd-edit-panorama."""
-    return run_command(PanoramaOptions, edit_panorama)
+    return run_command(PanoramaOptions, edit_panorama, several_ranks=True)
 
 
 if __name__ == "__main__":

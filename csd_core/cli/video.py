@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from csd_core.baselines import SamplingConfig
 from csd_core.cli.command import run_command
-from csd_core.cli.job import Job, as_table, conclude, forget, unfinished
+from csd_core.cli.job import Job, as_table, conclude, forget, hint, load, unfinished
 from csd_core.cli.options import EditOptions, beside, selection
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.detail import DETAIL, Detail
+from csd_core.distributed import Ranks, current
 from csd_core.engine import ProgressBar
 from csd_core.errors import expect
 from csd_core.io.files import content_hash
@@ -140,23 +141,30 @@ class Inputs:
 
 def edit_video(options: VideoOptions) -> None:
     """Edit a video by an instruction: its frames, edited so that they agree; sound and timing are kept."""
-    inputs = Inputs.read(options)
-    for hint in hints(options, inputs):
-        print(f"note: {hint}", file=sys.stderr)
-    denoiser = options.load()
+    ranks = current()
+    options.check_ranks(ranks, options.method)
+    # the others need to know the size of the video alone
+    inputs = ranks.from_main(lambda: Inputs.read(options), lambda read: replace(read, masks=None))
+    hint(hints(options, inputs), ranks)
+    denoiser = load(options, ranks)
     begun = time.perf_counter()
     with denoiser.count_evaluations() as evaluations:
         job = prepare(options, inputs, denoiser)
         if options.dry_run:
-            print(as_table([*describe(job, inputs.video), *watched(job, options, inputs).plan(denoiser)]))
+            if ranks.is_main:
+                plan = watched(job, options, inputs, ranks).plan(denoiser)
+                print(as_table([*describe(job, inputs.video), *plan]))
             return
         if options.method == "ip2p-frame":
             canvas, settings = sample(job, options, denoiser)
         else:
-            canvas, settings = watched(job, options, inputs).run(), {"edit": vars(job.edit)}
+            canvas, settings = watched(job, options, inputs, ranks).run(), {"edit": vars(job.edit)}
+        total = ranks.total(evaluations.count)
+        if not ranks.is_main:
+            return
         write_canvas(job, options, inputs, options.output, canvas)
     settings |= {"frames": job.num_particles, "size_of_the_edit": job.size}
-    conclude("csd-edit-video", options, inputs.sha256, settings, evaluations.count, begun)
+    conclude("csd-edit-video", options, inputs.sha256, settings, total, begun, ranks)
     if options.method != "ip2p-frame":
         forget(options)
 
@@ -186,10 +194,10 @@ def prepare(options: VideoOptions, inputs: Inputs, denoiser: InstructPix2Pix) ->
     )
 
 
-def watched(job: VideoEdit, options: VideoOptions, inputs: Inputs) -> Job:
+def watched(job: VideoEdit, options: VideoOptions, inputs: Inputs, ranks: Ranks) -> Job:
     """The edit under watch."""
     write = partial(write_canvas, job, options, inputs)
-    return Job(job, options, inputs.sha256, write, partial(write_preview, job))
+    return Job(job, options, inputs.sha256, write, partial(write_preview, job), ranks)
 
 
 def sample(job: VideoEdit, options: VideoOptions, denoiser: InstructPix2Pix) -> tuple[Tensor, dict[str, Any]]:
@@ -244,7 +252,7 @@ def describe(job: VideoEdit, video: Video) -> list[tuple[str, str]]:
 
 def main() -> int:
     """Entry point of csd-edit-video."""
-    return run_command(VideoOptions, edit_video)
+    return run_command(VideoOptions, edit_video, several_ranks=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from types import FrameType
 
 from torch import Tensor
 
+from csd_core.distributed import ALONE, Ranks
 from csd_core.engine import ProgressBar
 from csd_core.resume import Checkpoint
 
@@ -24,22 +25,28 @@ class Watch:
         checkpoint: where the canvas is kept now and then, and when the edit is stopped.
         preview: shows a canvas.
         preview_every: steps between two previews; 0: none.
+        ranks: share the edit. Only rank 0 keeps, shows and prints.
     """
 
     def __init__(
-        self, num_steps: int, checkpoint: Checkpoint, preview: Callable[[Tensor], None], preview_every: int
+        self,
+        num_steps: int,
+        checkpoint: Checkpoint,
+        preview: Callable[[Tensor], None],
+        preview_every: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.stopped = False
         """Whether someone pressed Ctrl-C."""
         self.steps_done = 0
         self._num_steps, self._checkpoint = num_steps, checkpoint
         self._preview, self._preview_every = preview, preview_every
-        self._saved = time.monotonic()
+        self._saved, self._ranks = time.monotonic(), ranks
 
     def __call__(self, step: int, canvas: Tensor) -> bool:
         """A step is done. True: stop here."""
         self.steps_done = step + 1
-        if self.steps_done < self._num_steps:
+        if self.steps_done < self._num_steps and self._ranks.is_main:
             if self._preview_every and self.steps_done % self._preview_every == 0:
                 self._preview(canvas)
             if self.stopped or time.monotonic() - self._saved >= SAVE_SECONDS:
@@ -52,7 +59,7 @@ class Watch:
         """The callback, with a progress bar; Ctrl-C ends the edit after the step at work, twice at once."""
         before = signal.signal(signal.SIGINT, self._stop)
         try:
-            with ProgressBar(self._num_steps, self, True, start_step) as report:
+            with ProgressBar(self._num_steps, self, self._ranks.is_main, start_step) as report:
                 yield report
         finally:
             signal.signal(signal.SIGINT, before)
@@ -61,4 +68,5 @@ class Watch:
         if self.stopped:
             raise KeyboardInterrupt
         self.stopped = True
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        if self._ranks.is_main:
+            print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
