@@ -10,10 +10,11 @@ talk over two groups: gloo for what is on the host, nccl for tensors on a CUDA d
 
 import os
 import pickle
+import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -258,6 +259,8 @@ class Ranks:
 ALONE = Ranks()
 """A single process."""
 _current: list[Ranks] = []
+_LAUNCH = re.compile(r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
+"""What torchrun sets."""
 
 
 def current() -> Ranks:
@@ -303,6 +306,11 @@ def timeout() -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def without_launch(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for a program that this process starts, and that is to be alone."""
+    return {name: value for name, value in environment.items() if not _LAUNCH.fullmatch(name)}
+
+
 def _from_environment() -> Ranks:
     world_size = _number("WORLD_SIZE", 1)
     if world_size == 1:
@@ -343,9 +351,8 @@ def _quiet(quiet: bool) -> Iterator[None]:
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
     ranks = current()
-    raise TerminatedError(
-        f"rank {ranks.rank} of {ranks.world_size}: ended by SIGTERM, as when another has failed"
-    )
+    whose = f"rank {ranks.rank} of {ranks.world_size}"
+    raise TerminatedError(f"error: {whose}: ended by SIGTERM, as when another has failed; see --resume")
 
 
 def _to_send(error: Exception | None) -> Exception | None:

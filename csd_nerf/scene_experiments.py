@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from csd_core.config import EditConfig
+from csd_core.distributed import without_launch
 from csd_core.errors import UserError, expect
 from csd_core.experiments.edits import FRAMES
 from csd_core.experiments.experiment import Experiment, Plot, Scale
@@ -374,7 +375,7 @@ class SceneWork:
         told += ["--steps-per-eval-all-images", NEVER, "--steps-per-save", NEVER]
         told += ["--pipeline.datamanager.model", self.model]
         told += ["--pipeline.datamanager.model-local-files-only", str(self.local_files_only)]
-        environment = quiet_environment(dict(os.environ))
+        environment = quiet_environment(without_launch(os.environ))
         kind, _, number = device.partition(":")
         told += ["--machine.device-type", kind]
         if kind == "cuda":

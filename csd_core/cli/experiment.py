@@ -17,7 +17,7 @@ def main(args: Sequence[str] | None = None) -> int:
         run_experiment(options, shlex.join(["csd-experiment", *given]))
 
     experiment.__doc__ = run_experiment.__doc__
-    return run_command(ExperimentOptions, experiment, given)
+    return run_command(ExperimentOptions, experiment, given, several_ranks=True)
 
 
 if __name__ == "__main__":

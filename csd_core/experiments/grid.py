@@ -133,6 +133,7 @@ def run_grid(
     devices: Sequence[str] = ("cpu",),
     *,
     progress: bool = True,
+    since: float | None = None,
 ) -> GridResult:
     """Do all cells that are not done yet. The others go on when one fails.
 
@@ -145,6 +146,8 @@ def run_grid(
         folder: of all cells.
         devices: one: the work is done in this process. Several: one worker process each ("cpu" may repeat).
         progress: show a progress bar.
+        since: time.time() when processes that share the grid began. A cell that one of them failed at since
+            then is not tried again by another.
 
     Raises:
         UserError: no device, or two cells that are the same.
@@ -157,7 +160,7 @@ def run_grid(
         waiting = list(cells)
         while waiting:
             later = []
-            for cell, outcome in _outcomes(waiting, work, folder, devices):
+            for cell, outcome in _outcomes(waiting, work, folder, devices, since):
                 if outcome.state == "locked":
                     later.append(cell)
                     continue
@@ -169,8 +172,8 @@ def run_grid(
     return result
 
 
-def do_cell(cell: Cell, work: Work, folder: Path, device: str) -> _Outcome:
-    """Do one cell, unless it is there or someone else works on it."""
+def do_cell(cell: Cell, work: Work, folder: Path, device: str, since: float | None = None) -> _Outcome:
+    """Do one cell, unless it is there or someone else works on it, or failed at it since then."""
     if cell.is_done(folder):
         return _Outcome("there")
     with locked(folder / ".locks" / cell.key) as lock:
@@ -179,6 +182,8 @@ def do_cell(cell: Cell, work: Work, folder: Path, device: str) -> _Outcome:
         if cell.is_done(folder):  # it was finished between the look and the lock
             return _Outcome("there")
         failed = folder / "failed" / f"{cell.key}.txt"
+        if since is not None and failed.is_file() and failed.stat().st_mtime >= since:
+            return _failed_elsewhere(failed)
         try:
             begun = time.perf_counter()
             with folder_written_beside(cell.path(folder)) as beside:
@@ -194,6 +199,12 @@ def do_cell(cell: Cell, work: Work, folder: Path, device: str) -> _Outcome:
             return _Outcome("failed", kind + " ".join(str(error).split()), is_bug)
         failed.unlink(missing_ok=True)
     return _Outcome("done")
+
+
+def _failed_elsewhere(report: Path) -> _Outcome:
+    last = report.read_text().strip().splitlines()[-1]
+    message = last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+    return _Outcome("failed", message, message == last)
 
 
 def _record(cell: Cell, told: Mapping[str, Any], seconds: float, device: str) -> str:
@@ -216,11 +227,11 @@ def _sort(cell: Cell, outcome: _Outcome, result: GridResult) -> None:
 
 
 def _outcomes(
-    cells: Sequence[Cell], work: Work, folder: Path, devices: Sequence[str]
+    cells: Sequence[Cell], work: Work, folder: Path, devices: Sequence[str], since: float | None
 ) -> Iterator[tuple[Cell, _Outcome]]:
     if len(devices) == 1:
         for cell in cells:
-            yield cell, do_cell(cell, work, folder, devices[0])
+            yield cell, do_cell(cell, work, folder, devices[0], since)
         return
     # not forked: neither CUDA nor threads survive that
     context = multiprocessing.get_context("spawn")

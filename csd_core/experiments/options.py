@@ -27,7 +27,8 @@ class ExperimentOptions:
     name: tyro.conf.Positional[str]
     """The experiment."""
     output: Path
-    """Folder for edits, tables and plots. What is in it is not done again; several processes may share it."""
+    """Folder for edits, tables and plots. What is in it is not done again; several processes may share it,
+    and those that torchrun starts do."""
     model: str = "mini"
     """Hub id, diffusers folder, or mini: the small editor that ships with this package. For mini all is
     small, for others as in the paper."""

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from csd_core.denoisers.loading import MINI, resolve_device
-from csd_core.errors import UserError
+from csd_core.distributed import ALONE, Ranks, current
+from csd_core.errors import UserError, expect
 from csd_core.experiments.experiment import Experiment
 from csd_core.experiments.figures import figures_path, read_figures, tools_identity, write_figures
 from csd_core.experiments.grid import GridResult, run_grid
@@ -43,18 +45,25 @@ def run_experiment(options: ExperimentOptions, command: str = "csd-experiment") 
     """Run an experiment of the paper on a grid of inputs, instructions, methods, settings and seeds."""
     experiment = find_experiment(options.name, EXPERIMENTS)
     options.check(experiment)
-    devices = [str(resolve_device(name)) for name in options.device or (None,)]
+    ranks = current()
+    devices = ranks.together(lambda: devices_of(options, ranks))
     options = replace(options, device=tuple(devices))
+    if options.dry_run and not ranks.is_main:
+        return
     measures = options.measure and experiment.measured and not options.dry_run
-    tools = load_tools(options, {column.key for column in experiment.columns}) if measures else None
+    columns = {column.key for column in experiment.columns}
     cells = options.output / "cells"
     if options.dry_run:
         with TemporaryDirectory() as scratch:  # inputs are drawn or read, but not kept
             prepared = DOMAINS[experiment.domain](experiment, replace(options, output=Path(scratch)))
             print(describe(experiment, prepared, cells))
         return
-    prepared = DOMAINS[experiment.domain](experiment, options)
-    result = do_edits(prepared, cells, options, devices)
+    # first what is quick to fail
+    tools = ranks.together(lambda: load_tools(options, columns) if measures and ranks.is_main else None)
+    prepared = ranks.main_first(lambda: DOMAINS[experiment.domain](experiment, options))
+    result = do_edits(prepared, cells, options, devices, ranks)
+    if not ranks.is_main:  # it has done its share; rank 0 waits for the rest, measures and reports
+        return
     if tools:
         note_unknown_words(prepared, tools)
     if options.measure:
@@ -82,14 +91,35 @@ def describe(experiment: Experiment, prepared: Prepared, cells: Path) -> str:
 
 
 def do_edits(
-    prepared: Prepared, cells: Path, options: ExperimentOptions, devices: Sequence[str]
+    prepared: Prepared,
+    cells: Path,
+    options: ExperimentOptions,
+    devices: Sequence[str],
+    ranks: Ranks = ALONE,
 ) -> GridResult:
-    """Do what is missing, at most options.max_cells of it."""
-    todo = [entry.cell for entry in prepared.entries if not entry.cell.is_done(cells)]
+    """Do what is missing, at most options.max_cells of it; ranks take a cell each until all are done."""
+    todo, began = ranks.from_main(
+        lambda: ([entry.cell for entry in prepared.entries if not entry.cell.is_done(cells)], time.time())
+    )
     there = len(prepared.entries) - len(todo)
-    if there:
+    if there and ranks.is_main:
         print(f"{there} of {len(prepared.entries)} cells are there already", file=sys.stderr)
-    return run_grid(todo[: options.max_cells], prepared.work, cells, devices)
+    since = None if ranks.is_alone else began
+    some = todo[: options.max_cells]
+    return run_grid(some, prepared.work, cells, devices, progress=ranks.is_main, since=since)
+
+
+def devices_of(options: ExperimentOptions, ranks: Ranks) -> list[str]:
+    """What this process works on: under torchrun a device of its own.
+
+    Raises:
+        UserError: an unknown device, or several for each of several ranks.
+    """
+    if ranks.is_alone:
+        return [str(resolve_device(name)) for name in options.device or (None,)]
+    given = ", ".join(options.device)
+    expect(len(options.device) <= 1, "device", "cuda, cpu or none, each process takes its own", given)
+    return [str(resolve_device(ranks.device(options.device[0] if options.device else None)))]
 
 
 def load_tools(options: ExperimentOptions, columns: set[str]) -> "Tools":
