@@ -8,14 +8,14 @@ the whole canvas and takes every step; what is shared are the evaluations of a s
 talk over two groups: gloo for what is on the host, nccl for tensors on a CUDA device.
 """
 
+import logging
 import os
 import pickle
 import re
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
@@ -339,14 +339,14 @@ def _quiet(quiet: bool) -> Iterator[None]:
     if not quiet:
         yield
         return
-    before = sys.stdout
-    with open(os.devnull, "w") as nowhere, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sys.stdout = nowhere
-        try:
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            sys.stdout = before
+    finally:
+        logging.disable(level)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

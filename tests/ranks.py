@@ -107,6 +107,7 @@ def work(ranks: Ranks) -> dict[str, Any]:
         "from main": ranks.from_main(lambda: f"of {ranks.rank}", lambda said: f"{said}, sent"),
         "first": ranks.main_first(lambda: ranks.rank),
         "errors": errors(ranks),
+        "joined": joined(),
         "devices": [ranks.device(name) for name in ("cpu", None)],
     }
 
@@ -140,10 +141,10 @@ def errors(ranks: Ranks) -> list[str]:
     return said
 
 
-def joined(ranks: Ranks) -> dict[str, Any]:
-    """A group that someone else has made, as in ns-train."""
+def joined() -> dict[str, Any]:
+    """In a group that someone else has made, as in ns-train."""
     again = Ranks.joined()
-    return {"ranks": [again.rank, again.world_size], "edit": edited("batches", again)[0], "was": ranks.rank}
+    return {"ranks": [again.rank, again.world_size], "edit": edited("batches", again)[0]}
 
 
 def lost(ranks: Ranks) -> dict[str, Any]:
