@@ -163,7 +163,9 @@ def edit_images(
         start = pad_to_multiple(init.to(denoiser.device, torch.float32), denoiser.downscale)
         canvas = in_chunks(denoiser.encode, config.max_batch, start)
     with ProgressBar(config.num_steps, callback, progress and ranks.is_main) as report:
-        canvas = edit_latents(denoiser, canvas, source, condition, prompt, config, callback=report, ranks=ranks)
+        canvas = edit_latents(
+            denoiser, canvas, source, condition, prompt, config, callback=report, ranks=ranks
+        )
     return in_chunks(denoiser.decode, config.max_batch, canvas)[..., :height, :width]
 
 

@@ -25,13 +25,16 @@ from tests.exact_editor import ExactEditor
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 120
-GUIDED = EditConfig(guidance_scale=3, image_guidance_scale=1.5, num_steps=4, batch_size=4, max_batch=3)
+GUIDED = EditConfig(
+    guidance_scale=3, image_guidance_scale=1.5, num_steps=4, batch_size=4, max_batch=3, noise_pool=0
+)
 PLAIN = replace(GUIDED, guidance_scale=1, image_guidance_scale=1, baseline="noise")
 """One evaluation a particle."""
 EDITS: dict[str, tuple[int, EditConfig, Any]] = {
     "divided by 2": (4, GUIDED, "edit"),
     "divided by neither 2 nor 3": (5, replace(GUIDED, batch_size=5), "edit"),
     "batches": (7, GUIDED, "edit"),
+    "a pool of draws": (5, replace(GUIDED, batch_size=3, noise_pool=2), "edit"),
     "fewer rows than ranks": (1, PLAIN, "edit"),
     "regions, branches without some rows": (4, GUIDED, {"one": [1, 0, 0, 0.5], "two": [0, 1, 1, 0.5]}),
 }

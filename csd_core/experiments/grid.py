@@ -202,9 +202,11 @@ def do_cell(cell: Cell, work: Work, folder: Path, device: str, since: float | No
 
 
 def _failed_elsewhere(report: Path) -> _Outcome:
-    last = report.read_text().strip().splitlines()[-1]
-    message = last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
-    return _Outcome("failed", message, message == last)
+    text = report.read_text()
+    _, kind, message = text.rpartition(f"\n{UserError.__module__}.{UserError.__name__}: ")
+    if kind and "Traceback" not in message:
+        return _Outcome("failed", " ".join(message.split()))
+    return _Outcome("failed", text.strip().splitlines()[-1], is_bug=True)
 
 
 def _record(cell: Cell, told: Mapping[str, Any], seconds: float, device: str) -> str:

@@ -88,6 +88,25 @@ def test_a_cell_that_fails_is_named_and_the_others_finish(tmp_path: Path) -> Non
     assert not failed.exists()
 
 
+def test_what_another_process_has_just_failed_at_is_not_tried_again(tmp_path: Path) -> None:
+    def work(cell: Cell, folder: Path, device: str) -> Mapping[str, Any]:
+        if cell.seed == 1:
+            raise UserError("seed: expected another,\n got 1")
+        if cell.seed == 2:
+            raise KeyError("steps")
+        return {}
+
+    began = time.time()
+    first = run_grid(CELLS, work, tmp_path, progress=False, since=began)
+    again = Counting()
+    other = run_grid(CELLS, again, tmp_path, progress=False, since=began)
+    assert again.calls == []
+    assert other.failed == first.failed
+    assert [failure.is_bug for failure in other.failed] == [False, True]
+    assert run_grid(CELLS, again, tmp_path, progress=False, since=time.time() + 1).failed == []
+    assert again.calls == [1, 2]
+
+
 def test_a_bug_is_no_user_error(tmp_path: Path) -> None:
     def work(cell: Cell, folder: Path, device: str) -> Mapping[str, Any]:
         raise KeyError("steps")
