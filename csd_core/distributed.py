@@ -8,6 +8,7 @@ the whole canvas and takes every step; what is shared are the evaluations of a s
 talk over two groups: gloo for what is on the host, nccl for tensors on a CUDA device.
 """
 
+import atexit
 import logging
 import os
 import pickle
@@ -74,6 +75,8 @@ class Ranks:
         self._control = control
         self._device_group: Any = device_group
         self._own_device_group = False
+        if control is not None:
+            atexit.register(self._let_go)
 
     @classmethod
     def joined(cls) -> "Ranks":
@@ -222,6 +225,10 @@ class Ranks:
             return False
         return True
 
+    def _let_go(self) -> None:
+        """Forget the groups: one that outlives Python aborts the process, for its threads still run."""
+        self._control = self._device_group = None
+
     def _reduce(self, value: int, operation: Any) -> int:
         reduced = torch.tensor(value)
         with self._answering():
@@ -284,6 +291,7 @@ def launched() -> Iterator[Ranks]:
         with _quiet(not ranks.is_main):
             yield ranks
         if not ranks.is_alone:
+            ranks._let_go()
             dist.destroy_process_group()
     finally:
         _current.pop()
