@@ -19,6 +19,7 @@ from nerfstudio.utils.external import TCNN_EXISTS
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from csd_nerf.csd_contraction import speed_up_contraction
 from csd_nerf.csd_hash import speed_up
 
 Implementation = Literal["tcnn", "torch"]
@@ -52,6 +53,7 @@ class CSDModel(NerfactoModel):
             super().populate_modules()
         moves_cameras = self.config.camera_optimizer.mode != "off"
         speed_up(self, follow_points=moves_cameras or self.config.predict_normals)
+        speed_up_contraction(self)
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes

@@ -2,21 +2,22 @@ import pytest
 import torch
 from nerfstudio.field_components.encodings import HashEncoding
 
+from csd_nerf import csd_hash
 from csd_nerf.csd_hash import encode, speed_up
 
 VALUE_TOLERANCE = 1e-9  # the table starts within 1e-4 of zero
 GRADIENT_TOLERANCE = 1e-5
 
 
-@pytest.fixture
-def encoding() -> HashEncoding:
+@pytest.fixture(params=[2, 3, 4])
+def encoding(request: pytest.FixtureRequest) -> HashEncoding:
     torch.manual_seed(0)
     return HashEncoding(
         num_levels=5,
         min_res=4,
         max_res=300,
         log2_hashmap_size=9,
-        features_per_level=2,
+        features_per_level=request.param,
         implementation="torch",
     )
 
@@ -36,6 +37,16 @@ def test_equals_nerfstudios_own(encoding: HashEncoding) -> None:
     torch.testing.assert_close(value, expected[0], rtol=0, atol=VALUE_TOLERANCE)
     torch.testing.assert_close(table, expected[1], rtol=0, atol=GRADIENT_TOLERANCE)
     torch.testing.assert_close(position, expected[2], rtol=1e-4, atol=GRADIENT_TOLERANCE)
+
+
+def test_blocks_make_no_difference(encoding: HashEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.rand(101, 3)
+    whole = gradients(lambda x: encode(encoding, x), encoding, points)
+    monkeypatch.setattr(csd_hash, "_BLOCK", 5 * 16)
+    parts = gradients(lambda x: encode(encoding, x), encoding, points)
+    assert torch.equal(parts[0], whole[0])
+    for got, expected in zip(parts[1:], whole[1:], strict=True):  # a table's entry adds up in another order
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=GRADIENT_TOLERANCE)
 
 
 def test_gradient_repeats_to_the_last_bit(encoding: HashEncoding) -> None:
