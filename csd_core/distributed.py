@@ -190,6 +190,15 @@ class Ranks:
             return made
         return self._from_main(None)
 
+    def gather(self, value: T) -> list[T]:
+        """What each rank has, in their order, on all of them; tensors on the CPU preferably."""
+        if self.is_alone:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        with self._answering():
+            dist.all_gather_object(values, value, group=self._control)
+        return values
+
     def main_first(self, function: Callable[[], T]) -> T:
         """function() on rank 0, then on the others, which find what it left; errors as in together."""
         made = self.together(function if self.is_main else lambda: None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -115,17 +116,29 @@ def check_devices(config: "CSDTrainerConfig", datamanager: CSDDataManagerConfig)
         )
     if machine.device_type == "mps" and not torch.backends.mps.is_available():
         raise UserError("mps is asked for, but this machine has none; use --machine.device-type cpu")
-    if machine.num_devices * machine.num_machines != 1:
-        raise UserError(
-            f"machine.num_devices: expected 1, got {machine.num_devices}; a second GPU takes the editor with "
-            "--pipeline.datamanager.model-device cuda:1"
-        )
+    _check_number_of_devices(machine, datamanager)
     if datamanager.model_device != "auto":
         device = resolve_device(datamanager.model_device)
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise UserError(
                 f"model_device: {device} is asked for, but there are {torch.cuda.device_count()} GPUs"
             )
+
+
+def _check_number_of_devices(machine: MachineConfig, datamanager: CSDDataManagerConfig) -> None:
+    expect(machine.num_machines == 1, "machine.num_machines", "1", machine.num_machines)
+    there = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}.get(machine.device_type, 1)
+    expect(
+        1 <= machine.num_devices <= there,
+        "machine.num_devices",
+        f"1 to {there} on {machine.device_type} here",
+        machine.num_devices,
+    )
+    if machine.num_devices > 1 and datamanager.model_device not in ("auto", "cpu", "cuda"):
+        raise UserError(
+            f"model_device: expected auto with {machine.num_devices} devices, for each holds an editor "
+            f"beside the scene, got {datamanager.model_device}"
+        )
 
 
 def check_writable(folder: Path) -> None:

@@ -18,6 +18,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from csd_core.config import EditConfig
+from csd_core.distributed import ALONE, Ranks
 from csd_core.errors import UserError
 from csd_nerf.csd_progress import RunProgress
 from csd_nerf.csd_rounds import EditedView, Rounds
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _SAY_EVERY = 100
 """Edits of single views between two that are told of."""
+_ASK_EVERY = 10
+"""Steps between two at which several ranks ask each other for requests of the viewer."""
 
 
 @dataclass
@@ -80,6 +83,7 @@ class EditingTrainer(Protocol):
 
     base_dir: Path
     progress: RunProgress
+    ranks: Ranks
 
     @property
     def first_edit_step(self) -> int:
@@ -93,6 +97,17 @@ class EditingTrainer(Protocol):
     def after_round(self, step: int) -> None:
         """Called when the round is on disk and training sees it."""
         ...
+
+
+@dataclass(frozen=True)
+class Editing:
+    """What a round edits with, the same on all ranks."""
+
+    denoiser: "Denoiser"
+    prompt: str
+    settings: EditConfig
+    progress: RunProgress
+    ranks: Ranks = ALONE
 
 
 class CSDDataManager(VanillaDataManager):
@@ -171,7 +186,7 @@ class CSDDataManager(VanillaDataManager):
         pipeline, trainer = training_callback_attributes.pipeline, training_callback_attributes.trainer
 
         def edit_if_due(step: int) -> None:
-            if self._is_due(step, trainer.first_edit_step):  # type: ignore[union-attr]
+            if self._is_due(step, trainer.first_edit_step, trainer.ranks):  # type: ignore[union-attr]
                 self._edit(step, pipeline.model, trainer)  # type: ignore[union-attr, arg-type]
 
         where = [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION]
@@ -180,8 +195,8 @@ class CSDDataManager(VanillaDataManager):
             TrainingCallback(where, edit_if_due, update_every_num_iters=1),
         ]
 
-    def _is_due(self, step: int, first: int) -> bool:
-        requested, self._round_requested = self._round_requested, False
+    def _is_due(self, step: int, first: int, ranks: Ranks = ALONE) -> bool:
+        requested = self._was_requested(step, ranks)
         if step < first:
             if requested:
                 CONSOLE.print(f"Base training comes first: edits begin at step {first}.")
@@ -189,18 +204,27 @@ class CSDDataManager(VanillaDataManager):
         on_schedule = (step - first) % self.config.edit_interval == 0
         return requested or (on_schedule and step != self._last_round_step)
 
+    def _was_requested(self, step: int, ranks: Ranks) -> bool:
+        """Whether anybody asked for a round, on any rank; the request is then done with."""
+        if not ranks.is_alone and step % _ASK_EVERY:
+            return False
+        requested, self._round_requested = self._round_requested, False
+        return ranks.any(requested)
+
     def _edit(self, step: int, model: "CSDModel", trainer: EditingTrainer) -> None:
         # a checkpoint for every single view would cost more than its edit; a killed run edits some anew
         with_checkpoints = self.config.schedule == "rounds"
         if with_checkpoints or self.rounds_done == 0:
             trainer.before_round(step)
-        self.run_round(step, model, Rounds(trainer.base_dir / "edits"), trainer.progress)
+        self.run_round(step, model, Rounds(trainer.base_dir / "edits"), trainer.progress, trainer.ranks)
         if with_checkpoints:
             trainer.after_round(step)
 
     # ---- a round
 
-    def run_round(self, step: int, model: "CSDModel", rounds: Rounds, progress: RunProgress) -> list[int]:
+    def run_round(
+        self, step: int, model: "CSDModel", rounds: Rounds, progress: RunProgress, ranks: Ranks = ALONE
+    ) -> list[int]:
         """Edit the next views together, write the round to disk, then let training see it.
 
         Args:
@@ -208,6 +232,7 @@ class CSDDataManager(VanillaDataManager):
             model: the scene; rendered where the edit starts from it.
             rounds: where the round is kept.
             progress: shows renders and steps of the edit.
+            ranks: share the renders and the evaluations; rank 0 writes, and its edits are everyone's.
 
         Returns:
             The views that were edited.
@@ -218,22 +243,23 @@ class CSDDataManager(VanillaDataManager):
         """
         began, number, deck = time.monotonic(), self.rounds_done + 1, copy.deepcopy(self._deck)
         views = deck.draw(self.views_per_round)
-        settings = self._round_settings(number)
+        prompt, settings = ranks.from_main(lambda: self._asked(number))
         with progress.round(number):
-            denoiser = self._load_denoiser()
-            done = self._edit_views(views, model, denoiser, settings, progress)
+            denoiser = ranks.together(self._load_denoiser)
+            done = self._edit_views(views, model, Editing(denoiser, prompt, settings, progress, ranks))
         state = {
             "round": number,
             "step": step,
-            "prompt": self._prompt(),
+            "prompt": prompt,
             "start_from": self.config.start_from,
             "model": self.config.model,
             "edit": asdict(settings),
             "seconds": round(time.monotonic() - began, 3),
         }
-        folder = rounds.write(number, done, state)
-        for view in done:
-            self.replace_view(view.index, view.edit)
+        folder = ranks.from_main(lambda: rounds.write(number, done, state))
+        edits = ranks.from_main(lambda: [view.edit for view in done])  # to the byte, whatever the devices do
+        for view, edit in zip(done, edits, strict=True):
+            self.replace_view(view.index, edit)
         self.rounds_done, self._last_round_step, self._deck = number, step, deck
         if not self.config.keep_model_loaded:
             self._denoiser = None
@@ -243,22 +269,15 @@ class CSDDataManager(VanillaDataManager):
             CONSOLE.print(f"Round {number}: {spent}; see {folder}/contact_sheet.png")
         return views
 
-    def _edit_views(
-        self,
-        views: Sequence[int],
-        model: "CSDModel",
-        denoiser: "Denoiser",
-        settings: EditConfig,
-        progress: RunProgress,
-    ) -> list[EditedView]:
+    def _edit_views(self, views: Sequence[int], model: "CSDModel", editing: Editing) -> list[EditedView]:
         from csd_core.images import fit_to_editor, resize
 
-        short_side = self.config.edit_size or denoiser.native_size
+        short_side = self.config.edit_size or editing.denoiser.native_size
         photos = [self.photo(view) for view in views]
         sources = [fit_to_editor(to_float(photo), short_side) for photo in photos]
-        starts = self._starts(views, sources, model, progress)
+        starts = self._starts(views, sources, model, editing.progress, editing.ranks)
         how = self._renewed if self.config.schedule == "one-view" else self._together
-        edits = how(pad_to_one_shape(sources), pad_to_one_shape(starts), denoiser, settings, progress).cpu()
+        edits = how(pad_to_one_shape(sources), pad_to_one_shape(starts), editing).cpu()
         return [
             EditedView(
                 view,
@@ -269,41 +288,28 @@ class CSDDataManager(VanillaDataManager):
             for view, photo, s, start, edit in zip(views, photos, sources, starts, edits, strict=True)
         ]
 
-    def _together(
-        self,
-        sources: Tensor,
-        starts: Tensor,
-        denoiser: "Denoiser",
-        settings: EditConfig,
-        progress: RunProgress,
-    ) -> Tensor:
+    def _together(self, sources: Tensor, starts: Tensor, editing: Editing) -> Tensor:
         """Collaborative score distillation, the views as its particles."""
         from csd_core.engine import edit_images
 
-        with progress.task("editing", settings.num_steps) as advance:
+        with editing.progress.task("editing", editing.settings.num_steps) as advance:
             return edit_images(
-                denoiser,
+                editing.denoiser,
                 sources,
-                self._prompt(),
-                settings,
+                editing.prompt,
+                editing.settings,
                 init=starts,
                 callback=lambda step, canvas: advance(1),
+                ranks=editing.ranks,
             )
 
-    def _renewed(
-        self,
-        sources: Tensor,
-        starts: Tensor,
-        denoiser: "Denoiser",
-        settings: EditConfig,
-        progress: RunProgress,
-    ) -> Tensor:
+    def _renewed(self, sources: Tensor, starts: Tensor, editing: Editing) -> Tensor:
         """Instruct-NeRF2NeRF's edit: sampled from a start that is noised in part."""
         from csd_core.baselines import SamplingConfig, ip2p_renewed
         from csd_core.images import pad_to_multiple
         from csd_core.schedule import step_generator
 
-        low, high = self.config.sampling_range
+        settings, (low, high) = editing.settings, self.config.sampling_range
         drawn = float(torch.rand((), generator=step_generator(settings.seed, 0, 0)))
         sampling = SamplingConfig(
             self.config.sampling_steps,
@@ -313,13 +319,13 @@ class CSDDataManager(VanillaDataManager):
             settings.max_batch,
             settings.seed,
         )
-        padded, condition = (pad_to_multiple(x, denoiser.downscale) for x in (starts, sources))
-        with progress.task("editing", 1) as advance:
+        padded, condition = (pad_to_multiple(x, editing.denoiser.downscale) for x in (starts, sources))
+        with editing.progress.task("editing", 1) as advance:
             edits = ip2p_renewed(
-                cast("InstructPix2Pix", denoiser),
+                cast("InstructPix2Pix", editing.denoiser),
                 padded,
                 condition,
-                self._prompt(),
+                editing.prompt,
                 sampling,
                 level=low + drawn * (high - low),
             )
@@ -327,7 +333,12 @@ class CSDDataManager(VanillaDataManager):
         return edits[..., : sources.shape[-2], : sources.shape[-1]]
 
     def _starts(
-        self, views: Sequence[int], sources: Sequence[Tensor], model: "CSDModel", progress: RunProgress
+        self,
+        views: Sequence[int],
+        sources: Sequence[Tensor],
+        model: "CSDModel",
+        progress: RunProgress,
+        ranks: Ranks = ALONE,
     ) -> list[Tensor]:
         """Where each edit starts, at the size of its source."""
         from csd_core.images import resize
@@ -340,30 +351,37 @@ class CSDDataManager(VanillaDataManager):
                 source if edit is None else resize(to_float(edit), _size(source))
                 for source, edit in zip(sources, latest, strict=True)
             ]
-        return [
-            resize(render, _size(source))
-            for render, source in zip(self.render(views, sources, model, progress), sources, strict=True)
-        ]
+        renders = self.render(views, sources, model, progress, ranks)
+        return [resize(render, _size(source)) for render, source in zip(renders, sources, strict=True)]
 
     @torch.no_grad()
     def render(
-        self, views: Sequence[int], like: Sequence[Tensor], model: "CSDModel", progress: RunProgress
+        self,
+        views: Sequence[int],
+        like: Sequence[Tensor],
+        model: "CSDModel",
+        progress: RunProgress,
+        ranks: Ranks = ALONE,
     ) -> list[Tensor]:
         """Render training views, (3, h, w) in [0, 1]: the size of `like`, or of training if smaller."""
         sizes = [min(_size(image), _size(self.photo(view))) for view, image in zip(views, like, strict=True)]
         rays = [self._pixel_grid(view, size) for view, size in zip(views, sizes, strict=True)]
         cameras = torch.cat([which for which, _ in rays])
         coords = torch.cat([where for _, where in rays])
-        colours, chunk = [], model.config.eval_num_rays_per_chunk
-        with progress.task("rendering", len(coords)) as advance:
-            for part in range(0, len(coords), chunk):
-                bundle = self.train_ray_generator.cameras.generate_rays(
-                    cameras[part : part + chunk], coords[part : part + chunk]
-                ).to(model.device)
-                model.camera_optimizer.apply_to_raybundle(bundle)  # the very rays that training uses
-                colours.append(model.render_rgb(bundle).cpu())
-                advance(len(bundle))
-        images = torch.cat(colours).split([height * width for height, width in sizes])
+        mine = -(-len(coords) // ranks.world_size)
+        with progress.task("rendering", mine) as advance:
+
+            def colours(cameras: Tensor, coords: Tensor) -> Tensor:
+                done, chunk = [], model.config.eval_num_rays_per_chunk
+                for part in zip(cameras.split(chunk), coords.split(chunk), strict=True):
+                    bundle = self.train_ray_generator.cameras.generate_rays(*part).to(model.device)
+                    model.camera_optimizer.apply_to_raybundle(bundle)  # the very rays that training uses
+                    done.append(model.render_rgb(bundle).cpu())
+                    advance(len(bundle))
+                return torch.cat(done)
+
+            rendered = ranks.share(colours, cameras, coords)
+        images = rendered.split([height * width for height, width in sizes])
         return [
             image.view(height, width, 3).permute(2, 0, 1).clamp(0, 1)
             for image, (height, width) in zip(images, sizes, strict=True)
@@ -377,16 +395,16 @@ class CSDDataManager(VanillaDataManager):
         coords = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).view(-1, 2).to(self.device)
         return torch.full((len(coords), 1), view, device=self.device), coords
 
-    def _round_settings(self, number: int) -> EditConfig:
-        return replace(
+    def _asked(self, number: int) -> tuple[str, EditConfig]:
+        """Instruction and settings of round `number`, as the viewer's panel has them now."""
+        live = replace(self.live)
+        settings = replace(
             self.config.edit,
-            guidance_scale=self.live.guidance_scale,
-            image_guidance_scale=self.live.image_guidance_scale,
+            guidance_scale=live.guidance_scale,
+            image_guidance_scale=live.image_guidance_scale,
             seed=round_seed(self.config.edit.seed, number),
         )
-
-    def _prompt(self) -> str:
-        return self.live.prompt.strip() or self.config.prompt
+        return live.prompt.strip() or self.config.prompt, settings
 
     def _load_denoiser(self) -> "Denoiser":
         if self._denoiser is None:

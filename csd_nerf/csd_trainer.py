@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
+from unittest import mock
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
@@ -18,6 +19,7 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from csd_core.distributed import ALONE, Ranks
 from csd_core.errors import UserError
 from csd_nerf.csd_checkpoint import (
     STATE,
@@ -52,19 +54,27 @@ class CSDTrainerConfig(TrainerConfig):
         super().set_timestamp()
         from csd_nerf.csd_checks import prepare
 
-        # nerfstudio indexes with lists; torch would say so in six lines of its own for every call
-        warnings.filterwarnings("ignore", "Using a non-tuple sequence", module="nerfstudio")
+        _without_foreign_warnings()
         with one_line_errors():
             prepare(self)
+        if self.machine.num_devices > 1:
+            from csd_nerf.csd_launch import take_over_launch
+
+            take_over_launch()
 
 
 class CSDTrainer(Trainer):
-    """nerfstudio's trainer with two phases and checkpoints that hold the schedule of edits."""
+    """nerfstudio's trainer with two phases and checkpoints that hold the schedule of edits.
+
+    With --machine.num-devices N there are N of them, each in its process: they draw different rays and
+    average their gradients, so the scene is the same on all. Rank 0 alone writes and prints.
+    """
 
     config: CSDTrainerConfig
     progress: RunProgress
 
     def __init__(self, config: CSDTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        self.ranks = ALONE if world_size == 1 else _join(config, local_rank)
         super().__init__(config, local_rank, world_size)
         self.editing = False
         self._total_steps = config.max_num_iterations
@@ -90,7 +100,9 @@ class CSDTrainer(Trainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; load a checkpoint if one is named."""
-        with one_line_errors():
+        from csd_nerf.csd_launch import DataParallel
+
+        with one_line_errors(), mock.patch("nerfstudio.pipelines.base_pipeline.DDP", DataParallel):
             super().setup(test_mode)
         before, after = (
             TrainingCallbackLocation.BEFORE_TRAIN_ITERATION,
@@ -172,9 +184,13 @@ class CSDTrainer(Trainer):
     def save_checkpoint(self, step: int) -> None:
         """Save scene and schedule as they are before the next step; named by the last step done."""
         del step  # nerfstudio's count is one off when a run stops early
+        states = self.ranks.gather(random_state())
+        self.ranks.from_main(lambda: self._write_checkpoint(states))
+
+    def _write_checkpoint(self, random_states: list[dict[str, Any]]) -> None:
         content = {
             "step": max(self._next_step - 1, 0),
-            "pipeline": self.pipeline.state_dict(),
+            "pipeline": {_alone(key): value for key, value in self.pipeline.state_dict().items()},
             "optimizers": {name: value.state_dict() for name, value in self.optimizers.optimizers.items()},
             "schedulers": {name: value.state_dict() for name, value in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
@@ -185,7 +201,8 @@ class CSDTrainer(Trainer):
                 "steps_before": self.model.steps_before,
                 "sampler": self.model.sampler_state(),
                 "edit": self.datamanager.edit_state(),
-                "random": random_state(),
+                "random": random_states[0],
+                "random_of_others": random_states[1:],
             },
         }
         only_latest = self.config.save_only_latest_checkpoint
@@ -194,7 +211,7 @@ class CSDTrainer(Trainer):
     def before_round(self, step: int) -> None:
         """Save, so that a round that fails costs nothing; keep the scene as it was before the first edit."""
         self.save_checkpoint(step)
-        if self.datamanager.rounds_done == 0 and step > 0:
+        if self.datamanager.rounds_done == 0 and step > 0 and self.ranks.is_main:
             keep_copy(self._checkpoint_path(), self.base_dir / BASE_FOLDER)
 
     def after_round(self, step: int) -> None:
@@ -232,20 +249,41 @@ class CSDTrainer(Trainer):
         self._next_step = self._start_step = state["next_step"]
         self.model.steps_before = state["steps_before"]
         self.model.load_sampler_state(state["sampler"])
-        self._random_state = state["random"]
+        drawn = [state["random"], *state.get("random_of_others", [])]  # of a run with fewer ranks: start anew
+        self._random_state = drawn[self.ranks.rank] if self.ranks.rank < len(drawn) else None
         before, now = Rounds(path.parent.parent / "edits"), Rounds(self.base_dir / "edits")
         self.datamanager.load_edit_state(state["edit"], before)
-        now.take_over(before, self.datamanager.rounds_done)
+        self.ranks.from_main(lambda: now.take_over(before, self.datamanager.rounds_done))
         CONSOLE.print(
             f"Goes on from {path}: step {self._next_step} of {self.config.max_num_iterations}, "
             f"{self.datamanager.rounds_done} rounds of edits done."
         )
 
     def _load_scene(self, weights: dict[str, torch.Tensor]) -> None:
-        own = self.pipeline.state_dict().keys()
+        own = {_alone(key): key for key in self.pipeline.state_dict()}
         self.pipeline.load_state_dict(
-            {key: value for key, value in weights.items() if key in own}, strict=True
+            {own[key]: value for key, value in weights.items() if key in own}, strict=True
         )
+
+
+def _join(config: CSDTrainerConfig, local_rank: int) -> Ranks:
+    """The ranks that nerfstudio has started this process among."""
+    ranks = Ranks.joined()
+    _without_foreign_warnings()
+    CONSOLE.quiet = not ranks.is_main
+    if config.machine.device_type == "cuda":
+        torch.cuda.set_device(local_rank)  # nerfstudio names it everywhere; others take the current one
+    return ranks
+
+
+def _without_foreign_warnings() -> None:
+    """nerfstudio indexes with lists; torch would say so in six lines of its own for every call."""
+    warnings.filterwarnings("ignore", "Using a non-tuple sequence", module="nerfstudio")
+
+
+def _alone(key: str) -> str:
+    """A key of the pipeline's weights as it is in a single process, without what shares its gradients."""
+    return key.replace("_model.module.", "_model.", 1)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_nerf.csd_datamanager import CSDDataManagerConfig
+from csd_nerf.csd_datamanager import CSDDataManagerConfig, Editing
 from csd_nerf.csd_views import to_float
 from tests.csd_nerf.conftest import arguments, parse, train, write_capture
 
@@ -105,12 +105,12 @@ def test_rounds_use_what_the_panel_says(mixed: Any, monkeypatch: pytest.MonkeyPa
     manager = mixed.datamanager
     for name, value in (("prompt", "night"), ("guidance_scale", 4.0), ("image_guidance_scale", 2.0)):
         monkeypatch.setattr(manager.live, name, value)
-    settings = manager._round_settings(5)
-    assert manager._prompt() == "night"
+    prompt, settings = manager._asked(5)
+    assert prompt == "night"
     assert (settings.guidance_scale, settings.image_guidance_scale) == (4.0, 2.0)
     assert settings.seed != manager.config.edit.seed
     monkeypatch.setattr(manager.live, "prompt", "  ")
-    assert manager._prompt() == manager.config.prompt
+    assert manager._asked(5)[0] == manager.config.prompt
 
 
 def test_paper_settings() -> None:
@@ -170,9 +170,9 @@ def test_a_view_is_renewed_from_the_render_under_the_photo(
 
     monkeypatch.setattr(baselines, "ip2p_renewed", spy)
     manager, model = single.datamanager, single.model.eval()
-    settings = manager._round_settings(4)
+    editing = Editing(manager._load_denoiser(), *manager._asked(4), single.progress)
     with single.progress.round(9):
-        (done,) = manager._edit_views([1], model, manager._load_denoiser(), settings, single.progress)
+        (done,) = manager._edit_views([1], model, editing)
     height, width = done.photo.shape[1:]
     like = seen["condition"][0, :, :height, :width]
     assert seen["image"].shape == seen["condition"].shape
@@ -182,13 +182,9 @@ def test_a_view_is_renewed_from_the_render_under_the_photo(
     assert low <= seen["level"] <= high
     levels = set()
     for number in range(4):
-        manager._renewed(
-            seen["condition"],
-            seen["image"],
-            manager._load_denoiser(),
-            manager._round_settings(number),
-            _Quiet(),
-        )
+        quiet: Any = _Quiet()
+        editing = Editing(manager._load_denoiser(), *manager._asked(number), quiet)
+        manager._renewed(seen["condition"], seen["image"], editing)
         levels.add(round(seen["level"], 6))
     assert len(levels) == 4
 
