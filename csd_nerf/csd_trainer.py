@@ -4,9 +4,8 @@ A step belongs to base training while step < base_steps. Rounds of edits come be
 base_steps + edit_interval, ... A checkpoint names the next step: it can lie between a round and its step.
 """
 
-import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from csd_core.distributed import ALONE, Ranks
+from csd_core.cli.command import end_now, say
+from csd_core.distributed import ALONE, LostRankError, Ranks
 from csd_core.errors import UserError
 from csd_nerf.csd_checkpoint import (
     STATE,
@@ -102,7 +102,10 @@ class CSDTrainer(Trainer):
         """Build everything; load a checkpoint if one is named."""
         from csd_nerf.csd_launch import DataParallel
 
-        with one_line_errors(), mock.patch("nerfstudio.pipelines.base_pipeline.DDP", DataParallel):
+        with (
+            one_line_errors(ranks=self.ranks),
+            mock.patch("nerfstudio.pipelines.base_pipeline.DDP", DataParallel),
+        ):
             super().setup(test_mode)
         before, after = (
             TrainingCallbackLocation.BEFORE_TRAIN_ITERATION,
@@ -144,7 +147,7 @@ class CSDTrainer(Trainer):
             set_random_state(self._random_state)
         self.config.max_num_iterations = left  # nerfstudio's loop takes it as the number of steps to do
         try:
-            with one_line_errors(self._kept), self.progress:
+            with one_line_errors(self._kept, self.ranks), self.progress:
                 super().train()
         finally:
             self.config.max_num_iterations = self._total_steps
@@ -287,19 +290,22 @@ def _alone(key: str) -> str:
 
 
 @contextmanager
-def one_line_errors(kept: Any = lambda: "") -> Iterator[None]:
+def one_line_errors(kept: Callable[[], str] = lambda: "", ranks: Ranks = ALONE) -> Iterator[None]:
     """Let errors that a person can mend end the command with one line instead of a traceback."""
     try:
         yield
     except UserError as error:
-        _stop(f"{error}", 2)
+        _stop(f"{error}", 2, ranks, isinstance(error, LostRankError))
     except FloatingPointError as error:
-        _stop(f"{error}.{kept()}", 1)
+        _stop(f"{error}.{kept()}", 1, ranks)
     except torch.OutOfMemoryError as error:
         less = "lower --pipeline.datamanager.edit.max-batch, or use csd-nerf2nerf-small"
-        _stop(f"out of GPU memory ({error}): {less}.{kept()}", 1)
+        _stop(f"out of GPU memory ({error}): {less}.{kept()}", 1, ranks)
 
 
-def _stop(message: str, code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+def _stop(message: str, code: int, ranks: Ranks, alone: bool = False) -> NoReturn:
+    """alone: other ranks may not have met the same."""
+    say(f"error: {' '.join(message.split())}", ranks, alone)
+    if not ranks.is_alone:
+        end_now(code)  # a device may wait in vain for a rank that is gone
     raise SystemExit(code)

@@ -41,7 +41,7 @@ def run_command(
         with launched() as ranks:
             code = _parse_and_run(config, command, args, ranks, several_ranks)
             if code and not ranks.is_alone:
-                _end_now(code)  # a device may wait in vain for a rank that is gone
+                end_now(code)  # a device may wait in vain for a rank that is gone
             return code
     except UserError as error:  # the ranks did not come together
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -67,12 +67,12 @@ def _parse_and_run(
         _ignore_sigterm(ranks)
         if getattr(parsed, "verbose", False):
             traceback.print_exc()
-        _say(f"error: {' '.join(str(error).split())}", ranks, isinstance(error, LostRankError))
+        say(f"error: {' '.join(str(error).split())}", ranks, isinstance(error, LostRankError))
         return 2
     except KeyboardInterrupt as stop:
         _ignore_sigterm(ranks)
         if ranks.is_main or str(stop):
-            _say(str(stop) or "interrupted", ranks, isinstance(stop, TerminatedError) or not str(stop))
+            say(str(stop) or "interrupted", ranks, isinstance(stop, TerminatedError) or not str(stop))
         return 130
     return 0
 
@@ -86,7 +86,7 @@ def _parse(config: type[Config], description: str | None, args: Sequence[str] | 
         raise
 
 
-def _say(line: str, ranks: Ranks, alone: bool) -> None:
+def say(line: str, ranks: Ranks, alone: bool) -> None:
     """Print a line: rank 0 does, and others where they do not know rank 0 to have met the same (alone)."""
     if ranks.is_main:
         print(line, file=sys.stderr, flush=True)
@@ -101,7 +101,8 @@ def _ignore_sigterm(ranks: Ranks) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _end_now(code: int) -> None:
+def end_now(code: int) -> None:
+    """End this process without waiting for devices."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,0 +1,68 @@
+"""Training on two ranks as ns-train would start them, for tests/csd_nerf/test_csd_launch.py."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+from nerfstudio.scripts import train as ns_train
+from torch.multiprocessing.spawn import spawn
+
+from csd_nerf.csd_launch import DataParallel, _cpu_worker
+
+SEEN = "CSD_TEST_SEEN"
+"""Environment variable: where the ranks leave what they had."""
+
+
+def started(folder: Path, runs: Sequence[tuple[Any, bool]]) -> list[list[dict[str, Any]]]:
+    """Train on two ranks, one config after the other; what each rank had at the end of each.
+
+    With a config: whether somebody meddles at rank 0's viewer.
+    """
+    url = f"tcp://127.0.0.1:{ns_train._find_free_port()}"
+    os.environ[SEEN] = str(folder)
+    spawn(_cpu_worker, (train_all, 2, 2, 0, url, runs, ns_train.DEFAULT_TIMEOUT, "cpu"), nprocs=2)
+    return [[torch.load(folder / f"{run}-{rank}.pt") for rank in range(2)] for run in range(len(runs))]
+
+
+def train_all(rank: int, world_size: int, runs: Sequence[tuple[Any, bool]], global_rank: int) -> None:
+    """What each rank does."""
+    torch.set_num_threads(1)
+    for number, (config, meddled) in enumerate(runs):
+        config.vis = "none"
+        config.set_timestamp()
+        if rank == 0:
+            config.save_config()
+        ns_train._set_random_seed(config.machine.seed + global_rank)
+        trainer = config.setup(local_rank=rank, world_size=world_size)
+        trainer.setup()
+        if meddled and rank == 0:
+            meddle(trainer)
+        trainer.train()
+        torch.save(seen(trainer), Path(os.environ[SEEN]) / f"{number}-{rank}.pt")
+
+
+def meddle(trainer: Any) -> None:
+    """Change the prompt, and ask for a round after step 5."""
+    manager = trainer.datamanager
+    manager.live.prompt = "night"
+    ask = TrainingCallback(
+        [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
+        lambda step: manager.request_round() if step == 5 else None,
+        update_every_num_iters=1,
+    )
+    trainer.callbacks.append(ask)
+
+
+def seen(trainer: Any) -> dict[str, Any]:
+    """What a rank has in the end."""
+    manager = trainer.datamanager
+    return {
+        "scene": trainer.model.state_dict(),
+        "views": torch.stack([manager._images[place] for _, place in sorted(manager._position.items())]),
+        "drawn": torch.rand(4),
+        "rounds": manager.rounds_done,
+        "wrapped": isinstance(trainer.pipeline._model, DataParallel),
+    }
