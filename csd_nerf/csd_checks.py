@@ -127,13 +127,10 @@ def check_devices(config: "CSDTrainerConfig", datamanager: CSDDataManagerConfig)
 
 def _check_number_of_devices(machine: MachineConfig, datamanager: CSDDataManagerConfig) -> None:
     expect(machine.num_machines == 1, "machine.num_machines", "1", machine.num_machines)
-    there = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}.get(machine.device_type, 1)
-    expect(
-        1 <= machine.num_devices <= there,
-        "machine.num_devices",
-        f"1 to {there} on {machine.device_type} here",
-        machine.num_devices,
-    )
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(machine.device_type)
+    expected = "at least 1" if there is None else f"1 to {there}, the {machine.device_type} devices here"
+    fits = machine.num_devices >= 1 and (there is None or machine.num_devices <= there)
+    expect(fits, "machine.num_devices", expected, machine.num_devices)
     if machine.num_devices > 1 and datamanager.model_device not in ("auto", "cpu", "cuda"):
         raise UserError(
             f"model_device: expected auto with {machine.num_devices} devices, for each holds an editor "

@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from nerfstudio.utils import comms
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing.spawn import ProcessExitedException
 from torch.nn.parallel import DistributedDataParallel
 
 _TRAIN = "nerfstudio.scripts.train"

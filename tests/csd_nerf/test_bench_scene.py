@@ -1,6 +1,7 @@
 """What a round costs beside training, on two views and a few rays."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def test_quick_takes_little(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return bench_scene.SceneResult(device.type, 4, 32, 2, 1024, rounds, 9.0, 3.0, 5.0, 0.01, 0.45)
 
     monkeypatch.setattr(bench_scene, "measure_scene", measured)
-    config = SimpleNamespace(device=torch.device("cpu"), rounds=1, quick=True)
+    config: Any = SimpleNamespace(device=torch.device("cpu"), rounds=1, quick=True)
     assert bench_scene.bench_scene(config)["ratio"] == 0.45
     printed = capsys.readouterr().out
     assert "0.450   9.0 s (renders 3.0, edit 5.0, files and the rest 1.0) over 2000 x 0.0100 s" in printed

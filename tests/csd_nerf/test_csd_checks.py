@@ -71,11 +71,17 @@ def test_nerfstudios_prompt_flag_means_the_instruction(
         ("--pipeline.datamanager.train-num-rays-per-batch", "3", "train_num_rays_per_batch"),
         ("--base-steps", "-1", "base_steps"),
         ("--max-num-iterations", "2", "max_num_iterations"),
-        ("--machine.num-devices", "2", "num_devices"),
+        ("--machine.num-devices", "0", "num_devices"),
+        ("--machine.num-machines", "2", "num_machines"),
     ],
 )
 def test_numbers_out_of_range(refuse: Callable[..., str], setting: str, value: str, named: str) -> None:
     assert named in refuse(setting, value)
+
+
+def test_several_devices_each_hold_an_editor(refuse: Callable[..., str]) -> None:
+    several = ("--machine.num-devices", "2", "--pipeline.datamanager.model-device")
+    assert refuse(*several, "cpu:0").startswith("model_device: expected auto with 2 devices")
 
 
 def test_reversed_range_of_timesteps(tmp_path: Path, data: Path, tiny_epsilon: Path) -> None:
