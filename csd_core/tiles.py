@@ -13,12 +13,14 @@ The weights add up to 1. A network that looks no farther than a guard gives the 
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from csd_core.errors import expect
+from csd_core.tile_norms import whole_image_norms
 
 GUARD = 0.25
 """Width of a guard, as a share of what two tiles share."""
@@ -36,7 +38,13 @@ class _Span:
 
 
 def in_tiles(
-    function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, scale: Fraction | int
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    tile: int,
+    overlap: int,
+    scale: Fraction | int,
+    network: nn.Module | None = None,
 ) -> Tensor:
     """function(x), computed tile by tile and blended. No more than one tile is in memory beside the result.
 
@@ -49,6 +57,7 @@ def in_tiles(
         tile: side of a tile, in pixels of x. All have this side; along a shorter side of x, that one.
         overlap: how many pixels of x two neighbours share at least. A guard is a quarter of it, or more.
         scale: side of the result over side of x.
+        network: what function runs; its group norms see the whole of x, see tile_norms.py.
 
     Raises:
         UserError: overlap is no less than tile; or x needs tiles and its sides times scale are no integers.
@@ -61,10 +70,15 @@ def in_tiles(
     expect(0 <= overlap <= tile - unit, "overlap", f"0 to {tile - unit}, less than a tile", overlap)
     expect(height % unit == width % unit == 0, "sides", f"multiples of {unit}", f"{height} x {width}")
     rows, columns = (_spans(side, min(tile, side), overlap, scale) for side in (height, width))
+    tiles = [(row, column) for row in rows for column in columns]
+    runs = [
+        (partial(function, x[..., row.source, column.source]), (row.weights, column.weights))
+        for row, column in tiles
+    ]
     out = None
-    for row in rows:
-        for column in columns:
-            part = function(x[..., row.source, column.source])
+    with whole_image_norms(network, runs):
+        for (row, column), (run, _) in zip(tiles, runs, strict=True):
+            part = run()
             if out is None:
                 out = part.new_zeros(*part.shape[:-2], int(height * scale), int(width * scale))
             weights = row.weights.to(part)[:, None] * column.weights.to(part)

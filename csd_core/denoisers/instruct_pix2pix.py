@@ -197,13 +197,13 @@ class InstructPix2Pix:
     def encode_condition(self, images: Tensor) -> Tensor:
         """Images (n, 3, H, W) in [0, 1] -> unscaled latents, as the model was trained."""
         centred = images.to(self.device, torch.float32) * 2 - 1
-        return self._in_tiles(self._encode, centred, 1, Fraction(1, self.downscale))
+        return self._in_tiles(self._encode, self._vae.encoder, centred, 1, Fraction(1, self.downscale))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents (n, C, h, w) -> images (n, 3, H, W) in [0, 1], float32."""
         unscaled = latents.to(self.device, torch.float32) / self._vae.config["scaling_factor"]
-        decoded = self._in_tiles(self._decode, unscaled, self.downscale, self.downscale)
+        decoded = self._in_tiles(self._decode, self._vae.decoder, unscaled, self.downscale, self.downscale)
         return (decoded / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
@@ -291,10 +291,16 @@ class InstructPix2Pix:
         return self._vae.decode(unscaled.contiguous(memory_format=torch.channels_last)).sample.contiguous()
 
     def _in_tiles(
-        self, function: Callable[[Tensor], Tensor], x: Tensor, pixel: int, scale: Fraction | int
+        self,
+        function: Callable[[Tensor], Tensor],
+        network: Any,
+        x: Tensor,
+        pixel: int,
+        scale: Fraction | int,
     ) -> Tensor:
         """function(x), of large images one tile of one image at a time. pixel: pixels in a column of x."""
         if max(x.shape[-2:]) * pixel <= self.tile_above:
             return function(x)
         tile, overlap = self.tile_size // pixel, self.tile_overlap // pixel
-        return in_chunks(partial(in_tiles, function, tile=tile, overlap=overlap, scale=scale), 1, x)
+        tiled = partial(in_tiles, function, tile=tile, overlap=overlap, scale=scale, network=network)
+        return in_chunks(tiled, 1, x)
