@@ -17,10 +17,10 @@ from csd_core.denoisers.base import Denoiser
 from csd_core.denoisers.batching import MaxBatch, evaluator
 from csd_core.distributed import ALONE, Ranks
 from csd_core.draws import Draws
-from csd_core.guidance import BranchWeights, image_weights, instruct_pix2pix_weights
+from csd_core.guidance import BranchWeights, Weight, image_weights, instruct_pix2pix_weights
 
 Side = Literal["target", "source"]
-PromptWeights = Mapping[str, Sequence[float]]
+PromptWeights = Mapping[str, Sequence[Weight]]
 Noisy = dict[Side, Tensor]
 
 
@@ -34,8 +34,13 @@ class Branch:
     """Whether the source image is shown."""
     text: str
     """What is said."""
-    weights: tuple[float, ...]
+    weights: tuple[Weight, ...]
     """For each particle of the canvas, how much the prediction counts."""
+
+    def counts(self, particle: int) -> bool:
+        """Whether it has any weight in a particle; if not, it is not evaluated for it."""
+        weight = self.weights[particle]
+        return bool(weight.any()) if isinstance(weight, Tensor) else weight != 0
 
 
 def edit_branches(config: EditConfig, prompts: PromptWeights, num_particles: int) -> list[Branch]:
@@ -43,26 +48,32 @@ def edit_branches(config: EditConfig, prompts: PromptWeights, num_particles: int
 
     Args:
         config: guidance scales, baseline, source and negative prompt.
-        prompts: instruction -> its share of the text guidance for each particle. For a particle the shares
-            add up to 1 (alpha_k of appendix C.1); more or less is more or less guidance.
+        prompts: instruction -> its share of the text guidance for each particle, or for each pixel (h, w) of
+            it. The shares add up to 1 (alpha_k of appendix C.1); more or less is more or less guidance.
         num_particles: of the canvas.
     """
     ones = [1.0] * num_particles
     s_t, s_i = config.guidance_scale, config.image_guidance_scale
-    guided = [instruct_pix2pix_weights(s_t * total, s_i) for total in _totals(prompts, num_particles)]
+    totals = [_total([shares[p] for shares in prompts.values()]) for p in range(num_particles)]
+    guided = [instruct_pix2pix_weights(s_t * total, s_i) for total in totals]
     branches = _guided("target", guided, s_t, prompts, config.negative_prompt)
     if config.baseline == "image":
         branches += _guided("source", [image_weights(s_i)] * num_particles, s_t, {}, config.negative_prompt)
     elif config.baseline == "prompt":
         unmixed = [instruct_pix2pix_weights(s_t, s_i)] * num_particles
         branches += _guided("source", unmixed, s_t, {config.source_prompt: ones}, config.negative_prompt)
-    return [branch for branch in branches if any(branch.weights)]
+    return [branch for branch in branches if any(branch.counts(p) for p in range(num_particles))]
 
 
-def _totals(prompts: PromptWeights, num_particles: int) -> list[float]:
-    totals = [math.fsum(shares[p] for shares in prompts.values()) for p in range(num_particles)]
+def _total(shares: Sequence[Weight]) -> Weight:
     # shares of an area add up to 1 but for rounding, which must not bring a cancelled branch back
-    return [1.0 if abs(total - 1) < 1e-6 else total for total in totals]
+    numbers = [share for share in shares if not isinstance(share, Tensor)]
+    maps = [share for share in shares if isinstance(share, Tensor)]
+    if maps:
+        total = sum(maps[1:], maps[0]) + math.fsum(numbers)
+        return torch.where((total - 1).abs() < 1e-6, 1.0, total)
+    total = math.fsum(numbers)
+    return 1.0 if abs(total - 1) < 1e-6 else total
 
 
 def _guided(
@@ -72,7 +83,7 @@ def _guided(
         Branch(side, False, negative, tuple(weight.unconditional for weight in weights)),
         Branch(side, True, negative, tuple(weight.image for weight in weights)),
         *(
-            Branch(side, True, text, tuple(s_t * float(share) for share in shares))
+            Branch(side, True, text, tuple(s_t * share for share in shares))
             for text, shares in prompts.items()
         ),
     ]
@@ -133,9 +144,7 @@ class Predictor:
             (B, C, h, w) float32 for each side in `noisy` that has a branch.
         """
         asked = [branch for branch in self._branches if branch.side in noisy]
-        weighing = (
-            (branch, [k for k, p in enumerate(particles) if branch.weights[p] != 0]) for branch in asked
-        )
+        weighing = ((branch, [k for k, p in enumerate(particles) if branch.counts(p)]) for branch in asked)
         picked = [(branch, rows) for branch, rows in weighing if rows]
         batch = torch.cat([_rows(noisy[branch.side], rows) for branch, rows in picked])
         nothing = condition.new_zeros(()).expand_as(condition)
@@ -159,12 +168,19 @@ def _combine(
 ) -> dict[Side, Tensor]:
     guided: dict[Side, Tensor] = {}
     for (branch, rows), eps in zip(picked, predicted, strict=True):
-        weights = torch.tensor([branch.weights[particles[row]] for row in rows])
-        weighted = weights.to(eps.device, non_blocking=True).view(-1, 1, 1, 1) * eps
+        weights = _stack([branch.weights[particles[row]] for row in rows], eps.shape[-2:])
+        weighted = weights.to(eps.device, non_blocking=True) * eps
         total = guided.setdefault(branch.side, eps.new_zeros(len(particles), *eps.shape[1:]))
         # rows are unique within a branch: the sum has one order, and every run gives the same bits
         guided[branch.side] = total.index_add(0, _index(rows, eps), weighted)
     return guided
+
+
+def _stack(weights: Sequence[Weight], size: Sequence[int]) -> Tensor:
+    """(n, 1, 1, 1); or (n, 1, h, w), if one has a weight for each pixel."""
+    if not any(isinstance(weight, Tensor) for weight in weights):
+        return torch.tensor(weights).view(-1, 1, 1, 1)
+    return torch.stack([torch.as_tensor(weight, dtype=torch.float32).expand(1, *size) for weight in weights])
 
 
 def _rows(x: Tensor, rows: list[int]) -> Tensor:

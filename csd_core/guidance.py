@@ -13,16 +13,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+Weight = float | Tensor
+"""Of a whole prediction; or (h, w), of each of its pixels."""
+
 
 class BranchWeights(NamedTuple):
     """Weights of eps_u, eps_i and eps_it. They add up to 1."""
 
-    unconditional: float
-    image: float
-    image_text: float
+    unconditional: Weight
+    image: Weight
+    image_text: Weight
 
 
-def instruct_pix2pix_weights(guidance_scale: float, image_guidance_scale: float) -> BranchWeights:
+def instruct_pix2pix_weights(guidance_scale: Weight, image_guidance_scale: float) -> BranchWeights:
     """Eq. 3 (arXiv:2211.09800), gathered by branch: (1 - s_i) eps_u + (s_i - s_t) eps_i + s_t eps_it."""
     return BranchWeights(1 - image_guidance_scale, image_guidance_scale - guidance_scale, guidance_scale)
 

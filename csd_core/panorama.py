@@ -154,7 +154,7 @@ class Panorama(PreparedEdit):
             fade=preset.fade if 4 * stride <= window and borders != "none" else 0,
         )
         framed = [(text, self.frame.enter(area), guidance) for text, area, guidance in areas]
-        self.prompts = share_out(framed, self.windows, denoiser.downscale)
+        self.prompts = share_out(framed, self.windows, denoiser.downscale, fade=window // 4 | 1)
         self.edit = scheduled(edit, self.windows, preset, num_steps)
         self.edit.check()
 

@@ -37,7 +37,7 @@ def count_evaluations(config: EditConfig, prompts: PromptWeights, num_particles:
     """Evaluations of the network from step `first` to the end, as the engine will ask for them."""
     branches = edit_branches(config, prompts, num_particles)
     per_particle = {
-        side: [sum(b.weights[p] != 0 for b in branches if b.side == side) for p in range(num_particles)]
+        side: [sum(b.counts(p) for b in branches if b.side == side) for p in range(num_particles)]
         for side in get_args(Side)
     }
     draws, total = Draws(config, num_particles), 0

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from csd_core.errors import UserError, expect
+from csd_core.guidance import Weight
 from csd_core.io.images import read_mask
 from csd_core.windows import Windows
 
@@ -137,26 +138,49 @@ def _pixels(value: Any, side: int, name: str) -> int:
 
 
 def share_out(
-    areas: Sequence[tuple[str, Tensor, float]], windows: Windows, downscale: int
-) -> dict[str, list[float]]:
-    """The share of the text guidance that each prompt has in each window (alpha_k of appendix C.1).
+    areas: Sequence[tuple[str, Tensor, float]], windows: Windows, downscale: int, fade: int
+) -> dict[str, list[Weight]]:
+    """The share of the text guidance that each prompt has in each window, pixel by pixel (appendix C.1).
+
+    The paper gives a prompt its part of the window's area (alpha_k), the same for all of its pixels, and
+    regions meet in stairs of windows. Here a pixel asks for the part of the square of `fade` around itself.
 
     Args:
         areas: prompt, area (1, 1, H, W) on the canvas's pixels, and its guidance over that of the edit. Every
             window overlaps with one of them.
         windows: of the canvas.
         downscale: pixels per latent pixel.
+        fade: latent pixels over which two regions fade into each other, an odd number. 1: not at all.
 
     Returns:
-        prompt -> for each window, its part of the areas in the window, times its guidance.
+        prompt -> for each window its shares (h, w), times its guidance; a number, where all are equal.
     """
-    overlap = []
-    for _, area, _ in areas:
-        small = F.avg_pool2d(area, downscale)
-        overlap.append([float(windows.view(small, p).sum()) for p in range(windows.num_particles)])
-    shares: dict[str, list[float]] = {}
-    for (prompt, _, guidance), own in zip(areas, overlap, strict=True):
-        total = shares.setdefault(prompt, [0.0] * windows.num_particles)
-        for p, part in enumerate(own):
-            total[p] += guidance * part / sum(other[p] for other in overlap)
-    return shares
+    small = torch.cat([F.avg_pool2d(area, downscale) for _, area, _ in areas])
+    near = _box_mean(small, fade, windows.wrap)
+    if (near.sum(dim=0) == 0).any():
+        # a pixel beside all regions, in a window that reaches into one: all that its windows can see counts
+        seen = _box_mean(small, 2 * windows.window - 1, windows.wrap)
+        near = torch.where(near.sum(dim=0) > 0, near, seen)
+    shares = near / near.sum(dim=0).clamp(min=torch.finfo(near.dtype).tiny)
+    whole: dict[str, Tensor] = {}
+    for (prompt, _, guidance), share in zip(areas, shares, strict=True):
+        whole[prompt] = whole.get(prompt, torch.zeros(())) + guidance * share[0]
+    return {
+        prompt: [_number_if_even(windows.view(share, p)) for p in range(windows.num_particles)]
+        for prompt, share in whole.items()
+    }
+
+
+def _box_mean(x: Tensor, side: int, wrap: bool) -> Tensor:
+    """The mean of x (n, 1, h, w) over the square of an odd side around each pixel, as far as it is inside."""
+    reach = side // 2
+    across = min(reach, x.shape[-1]) if wrap else 0
+    around = F.pad(x, (across, across, 0, 0), mode="circular")
+    for size, padding in (((side, 1), (reach, 0)), ((1, side), (0, reach))):
+        around = F.avg_pool2d(around, size, stride=1, padding=padding, count_include_pad=False)
+    return around[..., across : across + x.shape[-1]]
+
+
+def _number_if_even(shares: Tensor) -> Weight:
+    low, high = (float(bound) for bound in shares.aminmax())
+    return low if low == high else shares

@@ -102,7 +102,7 @@ class Windows:
         fade: int = 0,
     ) -> None:
         self.height, self.width, self.window = height, width, window
-        self._wrap, self._fade = wrap, fade
+        self.wrap, self._fade = wrap, fade
         rows = axis_starts(height, window, stride)
         columns = ring_starts(width, window, stride, origin) if wrap else axis_starts(width, window, stride)
         self.corners = [(top, left) for top in rows for left in columns]
@@ -166,7 +166,7 @@ class Windows:
         top, left = corner
         rows = _trapezoid(self.window, self._fade, top > 0, top + self.window < self.height)
         across = left + self.window < self.width
-        columns = _trapezoid(self.window, self._fade, left > 0 or self._wrap, across or self._wrap)
+        columns = _trapezoid(self.window, self._fade, left > 0 or self.wrap, across or self.wrap)
         return rows[:, None] * columns
 
     def _tables(self, canvas: Tensor) -> tuple[Tensor, Tensor]:

@@ -181,36 +181,60 @@ def test_a_region_is_checked(region: Region, said: str) -> None:
 
 
 def slow_shares(
-    areas: list[tuple[str, Tensor, float]], windows: Windows, factor: int
-) -> list[dict[str, float]]:
-    """Per window: prompt -> share, counted pixel by pixel."""
-    shares = []
-    for top, left in windows.corners:
-        covered: dict[int, float] = {}
-        for k, (_, area, _) in enumerate(areas):
-            for y in range(top * factor, (top + windows.window) * factor):
-                for x in range(left * factor, (left + windows.window) * factor):
-                    covered[k] = covered.get(k, 0.0) + float(area[0, 0, y, x % area.shape[-1]])
-        whole: dict[str, float] = {}
-        for k, (prompt, _, guidance) in enumerate(areas):
-            whole[prompt] = whole.get(prompt, 0.0) + guidance * covered[k] / sum(covered.values())
-        shares.append(whole)
+    areas: list[tuple[str, Tensor, float]], windows: Windows, factor: int, fade: int
+) -> dict[tuple[str, int], Tensor]:
+    """(prompt, window) -> shares (h, w), counted pixel by pixel."""
+    height, width = windows.height, windows.width
+
+    def near(area: Tensor, y: int, x: int) -> float:
+        rows = [v for v in range(y - fade // 2, y + fade // 2 + 1) if 0 <= v < height]
+        columns = [u for u in range(x - fade // 2, x + fade // 2 + 1) if windows.wrap or 0 <= u < width]
+        blocks = [
+            area[0, 0, v * factor : (v + 1) * factor, u % width * factor : (u % width + 1) * factor].mean()
+            for v in rows
+            for u in columns
+        ]
+        return float(torch.stack(blocks).mean())
+
+    shares: dict[tuple[str, int], Tensor] = {}
+    for p, (top, left) in enumerate(windows.corners):
+        for y in range(windows.window):
+            for x in range(windows.window):
+                parts = [near(area, top + y, (left + x) % width) for _, area, _ in areas]
+                for (prompt, _, guidance), part in zip(areas, parts, strict=True):
+                    share = shares.setdefault((prompt, p), torch.zeros(windows.window, windows.window))
+                    share[y, x] += guidance * part / sum(parts)
     return shares
 
 
-@pytest.mark.parametrize("wrap", [False, True])
-@pytest.mark.parametrize("factor", [1, 4])
-def test_shares_are_those_of_the_covered_area(wrap: bool, factor: int) -> None:
+@pytest.mark.parametrize(
+    ("wrap", "factor", "fade"), [(False, 1, 3), (True, 4, 3), (True, 1, 1), (False, 4, 5)]
+)
+def test_shares_are_those_of_the_area_around_each_pixel(wrap: bool, factor: int, fade: int) -> None:
     windows = Windows(10, 22, 8, 5, batch_size=3, wrap=wrap, origin=15 if wrap else 0)
     generator = torch.Generator().manual_seed(0)
     soft = torch.rand(1, 1, 10 * factor, 22 * factor, generator=generator)
     left = torch.zeros_like(soft)
     left[..., : 9 * factor + factor // 2] = 1
     areas = [("left", left, 1.0), ("soft", soft, 2.5), ("rest", 1 - left, 1.0), ("left", soft, 0.5)]
-    shares = share_out(areas, windows, factor)
+    shares = share_out(areas, windows, factor, fade)
     assert list(shares) == ["left", "soft", "rest"]
-    for p, slow in enumerate(slow_shares(areas, windows, factor)):
-        assert {prompt: shares[prompt][p] for prompt in shares} == pytest.approx(slow, abs=1e-5)
+    for (prompt, p), slow in slow_shares(areas, windows, factor, fade).items():
+        found = torch.as_tensor(shares[prompt][p]).expand(8, 8)
+        torch.testing.assert_close(found, slow, rtol=1e-4, atol=1e-5)
+
+
+def test_inside_a_region_a_share_is_a_number() -> None:
+    windows = Windows(8, 40, 8, 8, batch_size=1)
+    left = torch.zeros(1, 1, 8, 40)
+    left[..., :20] = 1
+    shares = share_out([("left", left, 1.0), ("right", 1 - left, 2.0)], windows, 1, fade=3)
+    assert [shares["left"][p] for p in (0, 1, 3, 4)] == [1, 1, 0, 0]
+    assert [shares["right"][p] for p in (0, 1, 3, 4)] == [0, 0, 2, 2]
+    # 16 to 23: one third of the square of 3 around a pixel next to the border is beyond it
+    columns = torch.tensor([1, 1, 1, 2 / 3, 1 / 3, 0, 0, 0])
+    torch.testing.assert_close(shares["left"][2], columns.expand(8, 8))
+    torch.testing.assert_close(shares["right"][2], 2 * (1 - columns).expand(8, 8))
 
 
 def panorama(model: Path, size: tuple[int, int], prompt: str | None, **settings: Any) -> Panorama:
@@ -232,8 +256,9 @@ def test_shares_of_a_panorama_add_up_to_one(
     regions = read(tmp_path, {"prompt": "red", **entry}, wrap=wrap)
     job = panorama(tiny_epsilon, SIZE, prompt, regions=regions, wrap=wrap)
     assert list(job.prompts) == ["red"] + ([prompt] if prompt else [])
-    totals = [sum(shares[p] for shares in job.prompts.values()) for p in range(job.windows.num_particles)]
-    assert totals == pytest.approx([1.0] * job.windows.num_particles)
+    for p in range(job.windows.num_particles):
+        total = torch.as_tensor(sum(shares[p] for shares in job.prompts.values()))
+        torch.testing.assert_close(total, torch.ones_like(total))
 
 
 @pytest.mark.parametrize("borders", ["none", "margin"])
@@ -245,17 +270,18 @@ def test_shares_of_halves(tiny_epsilon: Path, borders: str) -> None:
     for p, (_, left) in enumerate(job.windows.corners):
         columns = [abs(x - shift) for x in range(left, left + 8)]  # mirrored on the left
         columns = [2 * 20 - 1 - x if x >= 20 else x for x in columns]  # and on the right
-        part = sum(x < 10 for x in columns) / 8
-        assert job.prompts["a"][p] == pytest.approx(part, abs=0.05)  # a mirror is about a pixel, not a latent
-        assert job.prompts["b"][p] == pytest.approx(1 - job.prompts["a"][p], abs=1e-6)
+        part = torch.tensor([{9: 2 / 3, 10: 1 / 3}.get(x, float(x < 10)) for x in columns])
+        a, b = (torch.as_tensor(job.prompts[name][p]).expand(8, 8) for name in "ab")
+        torch.testing.assert_close(a, part.expand(8, 8), rtol=0, atol=1e-5)
+        torch.testing.assert_close(b, 1 - a)
 
 
 def test_a_guidance_of_its_own_multiplies(tiny_epsilon: Path) -> None:
     left, right = area((0, 0, 30, 40)), area((30, 0, 80, 40))
     plain = panorama(tiny_epsilon, SIZE, None, regions=[Region("a", left), Region("b", right)])
     own = panorama(tiny_epsilon, SIZE, None, regions=[Region("a", left, 3.0), Region("b", right)])
-    assert own.prompts["a"] == pytest.approx([3.0 / 7.5 * share for share in plain.prompts["a"]])
-    assert own.prompts["b"] == plain.prompts["b"]
+    torch.testing.assert_close(own.prompts["a"], [3.0 / 7.5 * share for share in plain.prompts["a"]])
+    torch.testing.assert_close(own.prompts["b"], plain.prompts["b"])
 
 
 def test_windows_beside_all_regions_are_left_out(tiny_epsilon: Path) -> None:
