@@ -116,7 +116,8 @@ def _with_pixel_format(output: Path, video: Video, coding: Coding, names: list[s
             failure = error
         else:
             return candidate
-    reason = " ".join(str(getattr(failure, "strerror", None) or failure).split())
+    told = getattr(failure, "strerror", None) or failure or "it has no pixel format that is written here"
+    reason = " ".join(str(told).split())
     expected = f"a codec that {output.suffix.lower()} holds at {sides(video.size)}"
     got = f"{coding.codec} ({reason}); choose another with --codec, or write another kind of file"
     raise UserError(f"{output}: expected {expected}, got {got}")
