@@ -95,7 +95,7 @@ def most_evaluations(branches: Sequence[Branch], config: EditConfig, num_particl
 
     def most(*sides: Side) -> int:
         asked = [branch for branch in branches if branch.side in sides]
-        counts = sorted(sum(branch.weights[p] != 0 for branch in asked) for p in range(num_particles))
+        counts = sorted(sum(branch.counts(p) for branch in asked) for p in range(num_particles))
         return sum(counts[-together:])
 
     return (
