@@ -48,7 +48,7 @@ types: $(STAMP) ## Check the types
 demo: $(STAMP) ## Train, edit, compare: make demo [DATA=folder] [PROMPT="turn red things blue"]
 	@$(OFFLINE) $(BIN)/csd-demo $${DATA:+--data "$$DATA"} $${PROMPT:+--prompt "$$PROMPT"} $(ARGS)
 
-bench: $(STAMP) ## Measure the engine against the bare network and the published scheme
+bench: $(STAMP) ## Measure what an edit costs, in about 20 minutes (ARGS="--quick" to try it)
 	@$(OFFLINE) $(BIN)/csd-bench $(ARGS)
 
 clean: ## Remove caches and the outputs of the demo (the environment stays)

@@ -3,18 +3,21 @@
 A few steps are timed, what is called computed follows from them. The frames are drawn, not read.
 """
 
-import statistics
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from csd_core.bench import PROMPT, Workload
-from csd_core.bench_steps import seconds_since, time_steps
+from csd_core.bench.options import BenchConfig
+from csd_core.bench.steps import StepCost, time_steps
+from csd_core.bench.timing import seconds_since
+from csd_core.bench.workloads import PROMPT, WORKLOADS, Workload
 from csd_core.machine import PeakMemory
 from csd_core.plan import count_evaluations
-from csd_core.presets import Preset
+from csd_core.presets import VIDEO_MINI, Preset
 from csd_core.video import VideoEdit
 from csd_core.wording import duration
 
@@ -38,15 +41,12 @@ class VideoResult:
     """Memory in GiB: what the device allocated, or on a CPU the whole process."""
     seconds_encode: float
     """All frames: drawn, resized, encoded."""
-    timed_steps: int
-    seconds_step: float
-    """The median of the timed steps."""
+    step: StepCost
+    """Of the steps that were run, after one to warm up."""
     seconds_frame: float
     """Of a frame at the end: drawn again, decoded, brought to its size."""
     computed_seconds: float
-    """Encode, steps, finish."""
-    computed_besides_network: float
-    """Share of a step that is not the network."""
+    """Encode, what the steps take besides the network, all evaluations, finish."""
 
     @property
     def besides_latents(self) -> float:
@@ -73,6 +73,27 @@ class DrawnClip:
             yield frame
 
 
+def bench_videos(config: BenchConfig) -> dict[str, Any]:
+    """Measure and print each length, and how the memory of the longest compares with that of the shortest."""
+    workload, results = WORKLOADS["mini"](config.device, None), []
+    for frames in config.frames:
+        print(f"measuring a video of {frames} frames ...", file=sys.stderr, flush=True)
+        results.append(measure_video(workload, frames, VIDEO_MINI, config.timed_steps, config.max_batch))
+        print(format_video(results[-1], workload, config.max_batch), flush=True)
+    short, *_, long = sorted(results, key=lambda result: result.frames)
+    ratio = long.besides_latents / short.besides_latents
+    print(
+        f"\nmemory besides the latents, {long.frames} frames over {short.frames}: {ratio:.3f} (target: 1)",
+        flush=True,
+    )
+    return {
+        "model": str(workload),
+        "max_batch": config.max_batch,
+        "lengths": [{**asdict(result), "besides_latents": result.besides_latents} for result in results],
+        "memory_ratio": ratio,
+    }
+
+
 def measure_video(
     workload: Workload, frames: int, preset: Preset, steps: int, max_batch: int, finished: int = 32
 ) -> VideoResult:
@@ -91,44 +112,41 @@ def measure_video(
         edit = VideoEdit(denoiser, DrawnClip(frames), PROMPT, preset.with_edit(max_batch=max_batch), preset)
         begun = time.perf_counter()
         source, _ = edit.latents
-        encode = seconds_since(begun, denoiser)
-        timed = time_steps(replace(workload, size=edit.particle_size), edit, steps)
+        encode = seconds_since(begun, workload.device)
+        step = StepCost.of(time_steps(workload, edit, steps))
         begun = time.perf_counter()
         count = sum(1 for _ in zip(edit.finish(source), range(finished), strict=False))
-        each = seconds_since(begun, denoiser) / count
-    step = statistics.median(step.seconds for step in timed)
+        each = seconds_since(begun, workload.device) / count
+    evaluations = count_evaluations(edit.edit, edit.prompts, frames)
     return VideoResult(
         frames=frames,
         size=edit.size,
         steps=edit.edit.num_steps,
-        evaluations=count_evaluations(edit.edit, edit.prompts, frames),
+        evaluations=evaluations,
         latents=edit.nbytes / 2**30,
         peak=memory.peak,
         seconds_encode=encode,
-        timed_steps=len(timed),
-        seconds_step=step,
+        step=step,
         seconds_frame=each,
-        computed_seconds=encode + edit.edit.num_steps * step + frames * each,
-        computed_besides_network=statistics.median(1 - step.bare / step.seconds for step in timed),
+        computed_seconds=encode + step.seconds_of(edit.edit.num_steps, evaluations) + frames * each,
     )
 
 
 def format_video(result: VideoResult, workload: Workload, max_batch: int) -> str:
     """The figures of one length as a few lines of text."""
-    device, dtype = workload.denoiser.device.type, str(workload.denoiser.dtype).removeprefix("torch.")
-    height, width = result.size
+    (height, width), step = result.size, result.step
     return "\n".join(
         [
             "",
-            f"video of {result.frames} frames, edited at {width} x {height}, {workload.name}: "
-            f"{device}, {dtype}, {max_batch} evaluations at a time",
+            f"video of {result.frames} frames, edited at {width} x {height}, {workload}, "
+            f"{max_batch} evaluations at a time",
             f"  whole edit      {result.steps} steps, {result.evaluations} evaluations",
             f"  encode          {result.seconds_encode:8.2f} s",
-            f"  a step          {result.seconds_step:8.4f} s, median of {result.timed_steps}; "
-            f"{100 * result.computed_besides_network:.1f} % of it besides the network",
+            f"  a step          {step.seconds_step:8.4f} s, median of {step.timed_steps}; "
+            f"{100 * step.besides_network:.1f} % of it besides the network",
             f"  finish          {result.seconds_frame:8.4f} s a frame",
             f"  peak memory     {result.peak:8.3f} GiB, {result.besides_latents:.3f} GiB besides the latents",
-            f"  whole edit      {duration(result.computed_seconds)}, computed from {result.timed_steps} "
+            f"  whole edit      {duration(result.computed_seconds)}, computed from {step.timed_steps} "
             f"of {result.steps} steps",
         ]
     )
