@@ -204,7 +204,7 @@ def test_a_frame_does_not_know_its_place(tiny_epsilon: Path) -> None:
     """Neither the others nor the batches matter, even where every step draws noise."""
     model = load(tiny_epsilon, "EulerAncestralDiscreteScheduler")
     condition = model.encode_condition(pictures(5, 16, 20))
-    condition[[2, 4]] = condition[0]
+    condition[[2, 4]] = condition[0].clone()
     whole = ip2p_frames(model, condition, PROMPT, replace(CONFIG, max_batch=100))
     assert difference(whole[2], whole[0]) < SPLIT_ERROR
     assert difference(whole[1], whole[0]) > 0.01
