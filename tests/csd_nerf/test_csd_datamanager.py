@@ -170,7 +170,8 @@ def test_a_view_is_renewed_from_the_render_under_the_photo(
 
     monkeypatch.setattr(baselines, "ip2p_renewed", spy)
     manager, model = single.datamanager, single.model.eval()
-    editing = Editing(manager._load_denoiser(), *manager._asked(4), single.progress)
+    prompt, settings = manager._asked(4)
+    editing = Editing(manager._load_denoiser(), prompt, settings, single.progress)
     with single.progress.round(9):
         (done,) = manager._edit_views([1], model, editing)
     height, width = done.photo.shape[1:]
@@ -183,7 +184,8 @@ def test_a_view_is_renewed_from_the_render_under_the_photo(
     levels = set()
     for number in range(4):
         quiet: Any = _Quiet()
-        editing = Editing(manager._load_denoiser(), *manager._asked(number), quiet)
+        prompt, settings = manager._asked(number)
+        editing = Editing(manager._load_denoiser(), prompt, settings, quiet)
         manager._renewed(seen["condition"], seen["image"], editing)
         levels.add(round(seen["level"], 6))
     assert len(levels) == 4
