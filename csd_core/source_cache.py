@@ -45,12 +45,19 @@ class SourceCache:
         """Of what is kept now."""
         return sum(tensor.nbytes for tensor in self._kept.values())
 
+    @staticmethod
+    def most_bytes(draws: Draws, shape: Sequence[int], limit: int = LIMIT) -> tuple[int, bool]:
+        """The most bytes that an edit will keep, particles being (C, h, w); whether in half precision."""
+        whole = 4 * draws.pool * draws.num_particles * math.prod(shape)
+        return (whole, False) if whole <= limit else (whole // 2, True)
+
     def _keep(self, pair: int, step: int) -> None:
         for particle, prediction in zip(self._draws.particles(step), self._evaluate(step), strict=True):
             self._kept[pair, particle] = self._as_kept(prediction)
 
     def _as_kept(self, prediction: Tensor) -> Tensor:
-        if 4 * self._draws.pool * self._draws.num_particles * math.prod(prediction.shape) <= self._limit:
+        _, half = self.most_bytes(self._draws, prediction.shape, self._limit)
+        if not half:
             return prediction.clone()
         if prediction.device.type != "cuda":
             return prediction.half().cpu()

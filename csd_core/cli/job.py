@@ -17,12 +17,14 @@ from csd_core.denoisers.base import Denoiser
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.denoisers.loading import resolve_device
 from csd_core.distributed import ALONE, Ranks
+from csd_core.draws import Draws
 from csd_core.errors import NonFiniteError, UserError
 from csd_core.io.files import written_beside
 from csd_core.machine import describe_machine, peak_bytes, versions
 from csd_core.plan import count_evaluations, fullest_step, measure_evaluation
 from csd_core.prepared import PreparedEdit
 from csd_core.resume import Checkpoint
+from csd_core.source_cache import SourceCache
 from csd_core.wording import duration
 
 
@@ -92,7 +94,10 @@ class Job:
             self.edit.decode_one_tile,
             fullest=fullest_step(*counted),
         )
-        gib = cost.peak_gib + self.edit.nbytes / 2**30
+        shape = (denoiser.latent_channels, *self.edit.particle_size)
+        kept, on_host = SourceCache.most_bytes(Draws(edit, self.edit.num_particles), shape)
+        held = self.edit.nbytes + (0 if on_host and denoiser.device.type != "cpu" else kept)
+        gib = cost.peak_gib + held / 2**30
         each = f"{cost.seconds:.4f} s an evaluation on {denoiser.device}, mean of two batches of {cost.batch}"
         return [
             ("evaluations", str(total)),

@@ -6,7 +6,7 @@ import torch
 
 DType = Literal["float32", "float16", "bfloat16"]
 
-BFLOAT16_ON_CPU = False
+BFLOAT16_ON_CPU = True
 """Whether a CPU that multiplies bfloat16 natively computes in it by default: faster, and a little coarser."""
 
 

@@ -108,5 +108,6 @@ def test_each_pair_is_asked_about_once_and_dropped_when_it_is_not_needed_any_mor
         held.append(cache.nbytes // (4 * 4 * 4 * 4))
     assert asked == list(range(4 * 3))  # the first four rounds, of three steps each
     assert max(held) == 4 * PARTICLES
+    assert SourceCache.most_bytes(draws, (4, 4, 4)) == (max(held) * 4 * 4 * 4 * 4, False)
     last_round = len(draws.particles(30))  # of one step: what the others would have been read for stays
     assert held[-1] <= PARTICLES - last_round
