@@ -164,6 +164,7 @@ def test_the_command_gives_the_same_pixels(
         tmp_path / "mask.png",
     ]
     args = [*map(str, files), "--model", str(tiny_epsilon), "--device", "cpu", "--prompt", PROMPT, *options]
+    args += ["--dtype", "float32"]  # as the editor's
     assert run_command(PanoramaOptions, edit_panorama, args) == 0
     with Image.open(tmp_path / "out.png") as written:
         (picture,) = edit(editor, mask=mask, output_type="pil", **settings)

@@ -158,6 +158,7 @@ def test_the_command_gives_the_same_pixels(
     Image.fromarray(mask).save(tmp_path / "mask.png")
     given = {"--video": folder(tmp_path / "in", moving()), "--output": tmp_path / "out"}
     given |= {"--mask": tmp_path / "mask.png", "--model": tiny_epsilon, "--device": "cpu", "--prompt": PROMPT}
+    given |= {"--dtype": "float32"}  # as the editor's
     args = [str(part) for pair in given.items() for part in pair]
     for name, value in {**SETTINGS, **settings}.items():
         flag = "--num-steps" if name == "num_inference_steps" else f"--{name.replace('_', '-')}"

@@ -33,7 +33,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def workload() -> Workload:
-    return small_workload(CPU)
+    return small_workload(CPU, Setup(channels_last=True))
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from csd_core.cli.options import EditOptions, beside
 from csd_core.cli.panorama import PanoramaOptions
 from csd_core.cli.video import VideoOptions
 from csd_core.config import EditConfig
+from csd_core.denoisers import precision
 from csd_core.errors import UserError
 
+PRECISION = precision.dtype_name(precision.default_dtype(torch.device("cpu")))
 OPEN = ("guidance_scale", "image_guidance_scale", "batch_size", "learning_rate", "t_range", "noise_pool")
 
 
@@ -135,7 +137,7 @@ def test_all_options_are_json(tmp_path: Path) -> None:
         {"resume": True},
         {"verbose": True},
         {"device": "cpu"},
-        {"dtype": "float32"},
+        {"dtype": PRECISION},
     ],
 )
 def test_what_the_result_does_not_hang_on_is_no_part_of_its_identity(
@@ -158,7 +160,7 @@ def test_what_the_result_does_not_hang_on_is_no_part_of_its_identity(
         {"t_range": (0.1, 0.3)},
         {"seed": 3},
         {"mask": Path("m.png")},
-        {"dtype": "bfloat16"},
+        {"dtype": "float16"},
     ],
 )
 def test_what_the_result_hangs_on_is_its_identity(tmp_path: Path, decisive: dict[str, Any]) -> None:
@@ -169,7 +171,9 @@ def test_what_the_result_hangs_on_is_its_identity(tmp_path: Path, decisive: dict
 def test_the_precision_is_what_suits_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert options(tmp_path).precision == options(tmp_path, device="cuda:1").precision == "float16"
-    assert options(tmp_path, device="cpu").precision == "float32"
+    for native, expected in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(precision, "has_native_bfloat16", lambda native=native: native)
+        assert options(tmp_path, device="cpu").precision == expected
     assert options(tmp_path, dtype="bfloat16").precision == "bfloat16"
     assert options(tmp_path).identity() != options(tmp_path, device="cpu").identity()
 

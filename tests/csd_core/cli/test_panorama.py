@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from csd_core.cli.panorama import PanoramaOptions, edit_panorama, main
 from csd_core.cli.watch import Watch
 from csd_core.config import EditConfig
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.denoisers.precision import default_dtype, dtype_name
 from csd_core.errors import NonFiniteError
 from csd_core.io import files
 from csd_core.io.images import read_picture
@@ -29,6 +31,8 @@ from csd_core.plan import count_evaluations
 from csd_core.resume import Checkpoint
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+USUAL = dtype_name(default_dtype(torch.device("cpu")))
 
 
 def noise(*shape: int, dtype: Any = np.uint8, seed: int = 0) -> np.ndarray:
@@ -416,7 +420,7 @@ def stop(command: Command, monkeypatch: pytest.MonkeyPatch, *options: object, **
         (("--borders", "none"), {}, "borders 'margin', not 'none'"),
         (("--guidance-scale", 3), {}, "guidance_scale 7.5, not 3.0"),
         (("--t-range", 0.1, 0.5), {}, "t_range [0.2, 0.5], not [0.1, 0.5]"),
-        (("--dtype", "bfloat16"), {}, "dtype 'float32', not 'bfloat16'"),
+        (("--dtype", "float16"), {}, f"dtype {USUAL!r}, not 'float16'"),
     ],
 )
 def test_going_on_with_another_setting_is_refused(

@@ -402,7 +402,8 @@ def test_frames_by_themselves_are_what_diffusers_makes_of_them(command: Command)
 
     frames = command.use("frames", moving(3, (36, 48)))
     edited = command.edited(
-        "--method", "ip2p-frame", "--resolution", 36, "--detail", "none", "--seed", 3, "--guidance-scale", 4
+        *("--method", "ip2p-frame", "--resolution", 36, "--detail", "none", "--seed", 3),
+        *("--guidance-scale", 4, "--dtype", "float32"),
     )
     pipeline: Any = InstructPix2Pix.from_pretrained(str(command.model)).pipeline()
     for frame, made in zip(frames, edited, strict=True):
@@ -503,7 +504,7 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(command: Command) -> No
     assert list(lines) == ["frames", "steps", "evaluations", "time", "memory"]
     assert lines["frames"] == "5 of 6, 61 x 45 pixels"
     assert "edited at     43 x 32 pixels\n" in command.out
-    assert int(lines["evaluations"]) == 5 * 5 * 200
+    assert int(lines["evaluations"]) == 5 * (3 * 200 + 2 * 8)  # 8: pairs of timestep and noise
     assert "GiB on cpu" in lines["memory"]
 
 
