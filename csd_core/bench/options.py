@@ -21,7 +21,7 @@ class Amounts:
     """How much of each thing, where nothing else is asked for."""
 
     rounds: int = 3
-    particles: int = 4
+    particles: int = 8
     steps: int | None = None
     timed_steps: int = 3
     speedups: tuple[Speedup, ...] = get_args(Speedup)
@@ -61,7 +61,7 @@ class BenchOptions:
     rounds: int | None = None
     """Rounds, in each of which every contender is timed once, and of which the median counts. Default: 3."""
     particles: int | None = None
-    """Particles of the short edit, all in every step. Default: 4, on CUDA 8."""
+    """Particles of the short edit, all in every step. Default: 8."""
     steps: int | None = None
     """Steps of the short edit. Default: as many as the preset has for a short video."""
     timed_steps: int | None = None
@@ -89,11 +89,9 @@ class BenchOptions:
         device = resolve_device(None if self.device == "auto" else self.device)
         on_cuda = device.type == "cuda"
 
-        def given(name: str, default: Any = None) -> Any:
+        def given(name: str) -> Any:
             value = getattr(self, name)
-            if value is not None:
-                return value
-            return getattr(amounts, name) if default is None or self.quick else default
+            return getattr(amounts, name) if value is None else value
 
         models = self.models if self.models is not None else ("mini", "sd15") if on_cuda else ("mini",)
         config = BenchConfig(
@@ -101,7 +99,7 @@ class BenchOptions:
             models=models,
             max_batch=self.max_batch,
             rounds=given("rounds"),
-            particles=given("particles", 8 if on_cuda else None),
+            particles=given("particles"),
             steps=given("steps"),
             timed_steps=given("timed_steps"),
             speedups=given("speedups"),
