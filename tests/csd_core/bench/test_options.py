@@ -16,7 +16,7 @@ def test_what_is_given_stands_and_the_rest_is_set():
     settled = BenchOptions(device="cpu", rounds=7, compare_sizes=()).settled()
     assert (settled.rounds, settled.compare_sizes) == (7, [])
     assert settled.sizes == [(1920, 640), (3968, 4352), (8192, 4096)]
-    assert (settled.models, settled.particles, settled.steps) == (("mini",), 4, None)
+    assert (settled.models, settled.particles, settled.steps) == (("mini",), 8, None)
     assert settled.device == torch.device("cpu")
 
 
