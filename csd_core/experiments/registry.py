@@ -115,6 +115,15 @@ _TRADEOFF_PLOT = Plot((SIMILARITY, DIRECTIONAL), "tradeoff")
 # half a window from one to the next: half of the paper's overlap, a third of the time
 _STRIDE = 16
 
+
+def _small_panorama(variants: tuple[Variant, ...], prompts: tuple[Prompt, ...], num_inputs: int) -> Scale:
+    return Scale(variants, prompts, num_inputs, drawn_size=(256, 128), short_side=128, stride=_STRIDE)
+
+
+def _small_clip(variants: tuple[Variant, ...], prompts: tuple[Prompt, ...], num_inputs: int) -> Scale:
+    return Scale(variants, prompts, num_inputs, drawn_size=(128, 128), short_side=128, num_frames=8)
+
+
 _ALL = (
     Experiment(
         name="panorama-tradeoff",
@@ -122,13 +131,10 @@ _ALL = (
         paper="figure 5",
         domain="panorama",
         full=Scale(_guided(_TRADEOFF, _PAPER_GUIDANCE), STYLES),
-        mini=Scale(
+        mini=_small_panorama(
             _guided(_TRADEOFF, _MINI_GUIDANCE),
             _mini_prompts("snow", "pencil sketch"),
-            num_inputs=2,
-            drawn_size=(256, 128),
-            short_side=128,
-            stride=_STRIDE,
+            2,
         ),
         columns=PANORAMA_COLUMNS,
         plot=_TRADEOFF_PLOT,
@@ -141,13 +147,10 @@ _ALL = (
         paper="figure 7",
         domain="panorama",
         full=Scale(_guided(_ABLATION, _PAPER_GUIDANCE), STYLES),
-        mini=Scale(
+        mini=_small_panorama(
             _ABLATED,
             _mini_prompts("snow", "pencil sketch", "tint"),
-            num_inputs=2,
-            drawn_size=(256, 128),
-            short_side=128,
-            stride=_STRIDE,
+            2,
         ),
         columns=PANORAMA_COLUMNS,
         plot=_TRADEOFF_PLOT,
@@ -198,13 +201,10 @@ _ALL = (
         paper="beyond the paper",
         domain="panorama",
         full=Scale(kernels(), STYLES),
-        mini=Scale(
+        mini=_small_panorama(
             kernels(),
             _mini_prompts("snow", "tint", "single colour"),
-            num_inputs=1,
-            drawn_size=(256, 128),
-            short_side=128,
-            stride=_STRIDE,
+            1,
         ),
         columns=PANORAMA_COLUMNS,
         plot=Plot(("hue_spread", "psnr_true", SIMILARITY, DIRECTIONAL)),
@@ -216,13 +216,10 @@ _ALL = (
         paper="tables 1 and 9",
         domain="video",
         full=Scale((*_VIDEOS, Variant("ip2p-frame")), STYLES, drawn_size=(512, 512), num_steps=500),
-        mini=Scale(
+        mini=_small_clip(
             _MINI_VIDEOS,
             _mini_prompts("snow", "pencil sketch", "tint"),
-            num_inputs=2,
-            drawn_size=(128, 128),
-            short_side=128,
-            num_frames=8,
+            2,
         ),
         columns=VIDEO_COLUMNS,
         plot=Plot((DIRECTIONAL, CONSISTENCY, "lpips", "hue_spread")),
@@ -236,13 +233,10 @@ _ALL = (
         paper="table 3",
         domain="video",
         full=Scale(_ABLATED, STYLES, drawn_size=(512, 512)),
-        mini=Scale(
+        mini=_small_clip(
             _ABLATED,
             _mini_prompts("snow", "tint"),
-            num_inputs=2,
-            drawn_size=(128, 128),
-            short_side=128,
-            num_frames=8,
+            2,
         ),
         columns=VIDEO_COLUMNS,
         plot=Plot((DIRECTIONAL, CONSISTENCY, "lpips", "hue_spread")),
@@ -255,13 +249,10 @@ _ALL = (
         paper="beyond the paper",
         domain="video",
         full=Scale(kernels(), STYLES, drawn_size=(512, 512)),
-        mini=Scale(
+        mini=_small_clip(
             kernels(),
             _mini_prompts("snow", "tint"),
-            num_inputs=1,
-            drawn_size=(128, 128),
-            short_side=128,
-            num_frames=8,
+            1,
         ),
         columns=VIDEO_COLUMNS,
         plot=Plot(("hue_spread", "psnr_true", CONSISTENCY, DIRECTIONAL)),
@@ -273,13 +264,10 @@ _ALL = (
         paper="beyond the paper",
         domain="panorama",
         full=Scale(speed_ups(4, EditConfig.noise_pool), STYLES),
-        mini=Scale(
+        mini=_small_panorama(
             speed_ups(4, EditConfig.noise_pool),
             _mini_prompts("snow", "pencil sketch", "tint"),
-            num_inputs=1,
-            drawn_size=(256, 128),
-            short_side=128,
-            stride=_STRIDE,
+            1,
         ),
         columns=PANORAMA_COLUMNS,
         plot=Plot(("hue_spread", "psnr_true", SIMILARITY, DIRECTIONAL)),
@@ -291,13 +279,10 @@ _ALL = (
         paper="beyond the paper",
         domain="video",
         full=Scale(speed_ups(4, EditConfig.noise_pool), STYLES, drawn_size=(512, 512)),
-        mini=Scale(
+        mini=_small_clip(
             speed_ups(4, EditConfig.noise_pool),
             _mini_prompts("snow", "pencil sketch", "tint"),
-            num_inputs=1,
-            drawn_size=(128, 128),
-            short_side=128,
-            num_frames=8,
+            1,
         ),
         columns=(SIMILARITY_COLUMN, *VIDEO_COLUMNS),
         plot=Plot(("hue_spread", "psnr_true", SIMILARITY, DIRECTIONAL)),
