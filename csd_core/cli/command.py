@@ -67,7 +67,7 @@ def _parse_and_run(
         _ignore_sigterm(ranks)
         if getattr(parsed, "verbose", False):
             traceback.print_exc()
-        say(f"error: {' '.join(str(error).split())}", ranks, isinstance(error, LostRankError))
+        say(f"error: {_told(error)}", ranks, isinstance(error, LostRankError))
         return 2
     except KeyboardInterrupt as stop:
         _ignore_sigterm(ranks)
@@ -109,5 +109,16 @@ def end_now(code: int) -> None:
 
 
 def _is_expected(error: Exception) -> bool:
-    rights = isinstance(error, UserError | PermissionError | NotADirectoryError)
-    return rights or (isinstance(error, OSError) and error.errno in _FULL)
+    return isinstance(error, UserError | PermissionError | NotADirectoryError) or _is_full(error)
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def _told(error: Exception) -> str:
+    """An error in one line."""
+    line = " ".join(str(error).split())
+    if not _is_full(error):
+        return line
+    return f"{line}: expected room for what is written; free some, or write to another place"

@@ -493,7 +493,9 @@ def test_an_edit_that_cannot_be_written_can_be_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_picture", full)
         assert command() == 2
-    assert command.err.splitlines()[-1] == "error: [Errno 28] No space left on device"
+    line = command.err.splitlines()[-1]
+    assert line.startswith("error: [Errno 28] No space left on device: ")
+    assert "free some" in line
     assert command.beside() == ["edited.png.unfinished.safetensors"]
     command.edited("--resume")
     assert "going on after step 3" in command.err
