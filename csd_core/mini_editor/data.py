@@ -1,8 +1,6 @@
 """Batches for the two stages of training. Everything drawn depends on (seed, step) alone, so a resumed run
 sees the batches that an uninterrupted one would have seen."""
 
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import Tensor
 from csd_core.mini_editor.edits import INSTRUCTIONS, affected_mask, apply_edit
 from csd_core.mini_editor.language import FILLER
 from csd_core.mini_editor.sources import draw_source
+from csd_core.mini_editor.workers import drawn_by_all_cores
 
 NAMES = list(INSTRUCTIONS)
 _ATTENTION = {"light": 0.7, "style": 1.2, "local": 1.6, "choice": 1.4}
@@ -35,9 +34,8 @@ def _draw(seed: int, size: int, index: int) -> np.ndarray:
 def source_pool(path: Path, count: int, size: int, seed: int) -> Tensor:
     """`count` source images, (count, 3, size, size) uint8; drawn once and kept in `path`."""
     if not path.exists():
-        with ProcessPoolExecutor(os.cpu_count()) as pool:
-            images = list(pool.map(partial(_draw, seed, size), range(count), chunksize=32))
-        _save_array(path, np.stack(images))
+        images = drawn_by_all_cores(partial(_draw, seed, size), count, at_a_time=32)
+        _save_array(path, np.stack(list(images)))
     return torch.from_numpy(np.load(path)).permute(0, 3, 1, 2)
 
 
@@ -81,7 +79,6 @@ class Pairs:
 
 
 def _edits_of(pool: Tensor, per_source: int, seed: int, index: int) -> tuple[list[int], Tensor]:
-    torch.set_num_threads(1)
     rng = rng_for(seed, 2, index)
     names, images = zip(
         *(random_edit(rng, pool[index].float() / 255) for _ in range(per_source)), strict=True
@@ -104,12 +101,11 @@ def encoded_pairs(path: Path, pool: Tensor, vae: AutoencoderTiny, per_source: in
             return encode(vae, images.to(vae.device).float() / 255).half().cpu()
 
         names, sources, edits = [], [], []
-        with ProcessPoolExecutor(os.cpu_count()) as workers:
-            drawn = workers.map(partial(_edits_of, pool, per_source, seed), range(len(pool)), chunksize=16)
-            for index, (chosen, edited) in enumerate(drawn):
-                names += chosen
-                sources.append(code(pool[index : index + 1]))
-                edits.append(code(edited))
+        drawn = drawn_by_all_cores(partial(_edits_of, pool, per_source, seed), len(pool), at_a_time=16)
+        for index, (chosen, edited) in enumerate(drawn):
+            names += chosen
+            sources.append(code(pool[index : index + 1]))
+            edits.append(code(edited))
         unfinished = path.with_suffix(".part")
         torch.save([torch.cat(sources), torch.cat(edits), torch.tensor(names)], unfinished)
         unfinished.replace(path)

@@ -9,9 +9,7 @@ layout; a killed run goes on from its checkpoint.
 """
 
 import json
-import os
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,6 +25,7 @@ from csd_core.mini_editor.captions import PLAIN, known_words, states, wordings
 from csd_core.mini_editor.data import NAMES, _invented, rng_for, source_pool
 from csd_core.mini_editor.edits import INSTRUCTIONS, affected_mask, apply_edit
 from csd_core.mini_editor.train import Stage, StageConfig
+from csd_core.mini_editor.workers import drawn_by_all_cores
 
 POOL_SIZE = 192
 """Pixels of the side of a source. Lengths in the edits are in pixels: crops and sizes vary them."""
@@ -95,7 +94,6 @@ def tokenize(texts: list[str]) -> Tensor:
 
 def _edits(pool: Tensor, seed: int, index: int) -> tuple[np.ndarray, list[str], list[bool]]:
     """All edits (13, 3, H, W) uint8 of a source, their outcomes, and whether they are to be seen."""
-    torch.set_num_threads(1)
     rng, source = rng_for(seed, 5, index), pool[index].float() / 255
     images, outcomes, seen = [], [], []
     for name, instruction in INSTRUCTIONS.items():
@@ -127,12 +125,11 @@ def edit_pool(folder: Path, count: int, seed: int) -> EditPool:
         shape = (count, len(NAMES), 3, POOL_SIZE, POOL_SIZE)
         edits = np.lib.format.open_memmap(kept, "w+", np.uint8, shape)
         outcomes, seen = [], []
-        with ProcessPoolExecutor(os.cpu_count()) as workers:
-            drawn = workers.map(partial(_edits, sources, seed), range(count), chunksize=16)
-            for index, (images, chosen, visible) in enumerate(drawn):
-                edits[index] = images
-                outcomes.append(chosen)
-                seen.append(visible)
+        drawn = drawn_by_all_cores(partial(_edits, sources, seed), count, at_a_time=16)
+        for index, (images, chosen, visible) in enumerate(drawn):
+            edits[index] = images
+            outcomes.append(chosen)
+            seen.append(visible)
         edits.flush()
         table.write_text(json.dumps({"outcomes": outcomes, "seen": seen}))
     read = json.loads(table.read_text())
