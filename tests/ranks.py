@@ -24,7 +24,8 @@ from csd_core.errors import UserError
 from tests.exact_editor import ExactEditor
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 120
+SECONDS = 240
+"""That a process may take: far more than any does."""
 GUIDED = EditConfig(
     guidance_scale=3, image_guidance_scale=1.5, num_steps=4, batch_size=4, max_batch=3, noise_pool=0
 )
@@ -63,8 +64,12 @@ def start(count: int, words: Sequence[object], **more: str) -> "list[subprocess.
 
 
 def ended(processes: "list[subprocess.Popen[str]]") -> list[tuple[int, str, str]]:
-    """Exit code, stdout and stderr of each, once all have ended."""
-    told = [process.communicate(timeout=SECONDS) for process in processes]
+    """Exit code, stdout and stderr of each, once all have ended; after SECONDS they are killed."""
+    try:
+        told = [process.communicate(timeout=SECONDS) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     return [(process.returncode, *said) for process, said in zip(processes, told, strict=True)]
 
 

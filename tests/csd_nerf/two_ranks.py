@@ -1,6 +1,12 @@
-"""Training on two ranks as ns-train would start them, for tests/csd_nerf/test_csd_launch.py."""
+"""Training on two ranks as ns-train would start them, for tests/csd_nerf/test_csd_launch.py.
 
+As a program: `python -m tests.csd_nerf.two_ranks FOLDER` trains by FOLDER/runs and writes FOLDER/<run>-<rank>.pt.
+"""
+
+import faulthandler
 import os
+import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +14,12 @@ from typing import Any
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.scripts import train as ns_train
-from torch.multiprocessing.spawn import spawn
 
 from csd_nerf.csd_launch import DataParallel, _cpu_worker
+from tests.ranks import SECONDS, ended, start
 
-SEEN = "CSD_TEST_SEEN"
-"""Environment variable: where the ranks leave what they had."""
+RUNS = "runs"
+"""File: the configs, each with whether somebody meddles at rank 0's viewer."""
 
 
 def started(folder: Path, runs: Sequence[tuple[Any, bool]]) -> list[list[dict[str, Any]]]:
@@ -21,15 +27,15 @@ def started(folder: Path, runs: Sequence[tuple[Any, bool]]) -> list[list[dict[st
 
     With a config: whether somebody meddles at rank 0's viewer.
     """
-    url = f"tcp://127.0.0.1:{ns_train._find_free_port()}"
-    os.environ[SEEN] = str(folder)
-    spawn(_cpu_worker, (train_all, 2, 2, 0, url, runs, ns_train.DEFAULT_TIMEOUT, "cpu"), nprocs=2)
+    (folder / RUNS).write_bytes(pickle.dumps(runs))
+    for code, said, err in ended(start(2, ["-m", "tests.csd_nerf.two_ranks", folder])):
+        assert code == 0, said + err
     return [[torch.load(folder / f"{run}-{rank}.pt") for rank in range(2)] for run in range(len(runs))]
 
 
-def train_all(rank: int, world_size: int, runs: Sequence[tuple[Any, bool]], global_rank: int) -> None:
+def train_all(rank: int, world_size: int, folder: Path, global_rank: int) -> None:
     """What each rank does."""
-    torch.set_num_threads(1)
+    runs: Sequence[tuple[Any, bool]] = pickle.loads((folder / RUNS).read_bytes())
     for number, (config, meddled) in enumerate(runs):
         config.vis = "none"
         config.set_timestamp()
@@ -41,7 +47,7 @@ def train_all(rank: int, world_size: int, runs: Sequence[tuple[Any, bool]], glob
         if meddled and rank == 0:
             meddle(trainer)
         trainer.train()
-        torch.save(seen(trainer), Path(os.environ[SEEN]) / f"{number}-{rank}.pt")
+        torch.save(seen(trainer), folder / f"{number}-{rank}.pt")
 
 
 def meddle(trainer: Any) -> None:
@@ -66,3 +72,15 @@ def seen(trainer: Any) -> dict[str, Any]:
         "rounds": manager.rounds_done,
         "wrapped": isinstance(trainer.pipeline._model, DataParallel),
     }
+
+
+def main() -> None:
+    """Join the other rank and train."""
+    faulthandler.dump_traceback_later(0.9 * SECONDS, exit=True)  # where it hangs, if it does
+    rank = int(os.environ["RANK"])
+    url = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    _cpu_worker(rank, train_all, 2, 2, 0, url, Path(sys.argv[1]), ns_train.DEFAULT_TIMEOUT, "cpu")
+
+
+if __name__ == "__main__":
+    main()
