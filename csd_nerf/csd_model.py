@@ -32,9 +32,12 @@ _LPIPS_MIN_SIDE = 64  # pixels; below this AlexNet's pooling leaves nothing
 
 @dataclass
 class CSDModelConfig(NerfactoModelConfig):
-    """nerfacto's settings."""
+    """nerfacto's settings, and what becomes of the views' appearances."""
 
     _target: type = field(default_factory=lambda: CSDModel)
+    share_appearance: bool = True
+    """While editing, all views have the average appearance, which is what renders show. Off: each goes on
+    learning its own, as in nerfacto."""
 
 
 class CSDModel(NerfactoModel):
@@ -67,6 +70,23 @@ class CSDModel(NerfactoModel):
         for callback in callbacks:
             callback.func = shifted(callback.func)
         return callbacks
+
+    def begin_editing(self) -> None:
+        """Freeze what an edit could go to in place of the scene. Doing it again changes nothing.
+
+        Poses would drift, and appearances take up what the edits have in common: then views follow their
+        edits, and renders, which show the average of all appearances, do not.
+        """
+        frozen = list(self.camera_optimizer.parameters())
+        appearances = self.field.embedding_appearance
+        if self.config.share_appearance and appearances is not None:
+            (table,) = appearances.parameters()
+            shown = table.detach().double().mean(0)  # of equal rows the row, to the last bit
+            table.data.copy_(shown if self.config.use_average_appearance_embedding else 0 * shown)
+            frozen.append(table)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+            parameter.grad = None
 
     def sampler_state(self) -> dict[str, Any]:
         """Where the schedules of the proposal networks stand, as plain data: renders depend on it, too."""

@@ -1,6 +1,7 @@
 """Training on two ranks as ns-train would start them, for tests/csd_nerf/test_csd_launch.py.
 
-As a program: `python -m tests.csd_nerf.two_ranks FOLDER` trains by FOLDER/runs and writes FOLDER/<run>-<rank>.pt.
+As a program: `python -m tests.csd_nerf.two_ranks FOLDER` trains by FOLDER/runs and writes
+FOLDER/<run>-<rank>.pt.
 """
 
 import faulthandler
