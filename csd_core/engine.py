@@ -156,9 +156,8 @@ def edit_images(
         raise UserError(f"init: expected the shape of images {tuple(images.shape)}, got {tuple(init.shape)}")
     height, width = images.shape[-2:]
     padded = pad_to_multiple(images.to(denoiser.device, torch.float32), denoiser.downscale)
-    source = in_chunks(denoiser.encode, config.max_batch, padded)
     condition = in_chunks(denoiser.encode_condition, config.max_batch, padded)
-    canvas = source
+    canvas = source = denoiser.latents_of(condition)
     if init is not None:
         start = pad_to_multiple(init.to(denoiser.device, torch.float32), denoiser.downscale)
         canvas = in_chunks(denoiser.encode, config.max_batch, start)

@@ -5,7 +5,7 @@ frame    how the image lies on the canvas: enlarged where smaller than a window,
 canvas   latents (1, C, h, w) of the framed image; windows of it are the particles (windows.py)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -171,10 +171,8 @@ class Panorama(PreparedEdit):
     @cached_property
     def latents(self) -> tuple[Tensor, Tensor]:
         """Source latents and image condition, each (1, C, h, w). Computed once."""
-        framed = self.frame.enter(self._image)
-        return self._encode(self._denoiser.encode, framed), self._encode(
-            self._denoiser.encode_condition, framed
-        )
+        condition = self._encode_condition(self.frame.enter(self._image))
+        return self._denoiser.latents_of(condition), condition
 
     def decode(self, canvas: Tensor) -> Tensor:
         """A canvas as image (1, 3, H, W) in [0, 1], nothing masked."""
@@ -231,11 +229,11 @@ class Panorama(PreparedEdit):
         grown = F.max_pool2d(F.pad(around, (0, 0, beyond, beyond)), 2 * beyond + 1, stride=1)
         return (grown[0, 0] > 0).float()
 
-    def _encode(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        factor = self._denoiser.downscale
+    def _encode_condition(self, images: Tensor) -> Tensor:
+        encode, factor = self._denoiser.encode_condition, self._denoiser.downscale
         if not self._wrap:
-            return function(images)
-        return wrapped(function, images, pad=WRAP * factor, scale=Fraction(1, factor))
+            return encode(images)
+        return wrapped(encode, images, pad=WRAP * factor, scale=Fraction(1, factor))
 
 
 def sample_panorama(

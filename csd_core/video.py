@@ -136,15 +136,13 @@ class VideoEdit(PreparedEdit):
     @cached_property
     def latents(self) -> tuple[Tensor, Tensor]:
         """Source latents and image condition, each (N, C, h, w), on the model's device. Computed once."""
-        shape = (self.num_particles, *self.latent_shape)
-        source, condition = (torch.empty(shape, device=self._denoiser.device) for _ in range(2))
+        condition = torch.empty(self.num_particles, *self.latent_shape, device=self._denoiser.device)
         for chunk, images in self._batches():
             padded = pad_to_multiple(
                 torch.cat([resize(x, self.size) for x in images]), self._denoiser.downscale
             )
             condition[chunk] = in_chunks(self._denoiser.encode_condition, self.edit.max_batch, padded)
-            source[chunk] = in_chunks(self._denoiser.encode, self.edit.max_batch, padded)
-        return source, condition
+        return self._denoiser.latents_of(condition), condition
 
     def sample(self, config: SamplingConfig, *, progress: bool = False) -> Tensor:
         """A canvas of frames edited each by itself, all from the same noise, by diffusers' pipeline."""

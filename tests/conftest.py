@@ -125,3 +125,19 @@ def tiny_velocity(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(request: pytest.FixtureRequest) -> Path:
     """Folder of a tiny InstructPix2Pix model, once for each kind of prediction."""
     return request.getfixturevalue("tiny_epsilon" if request.param == "epsilon" else "tiny_velocity")
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches of images that were encoded, as they come."""
+    from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+
+    sizes: list[int] = []
+    encode = InstructPix2Pix.encode_condition
+
+    def counted(self: InstructPix2Pix, images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(InstructPix2Pix, "encode_condition", counted)
+    return sizes

@@ -41,6 +41,9 @@ class ExactEditor:
     def encode_condition(self, images: Tensor) -> Tensor:
         return images.clone()
 
+    def latents_of(self, condition: Tensor) -> Tensor:
+        return condition.clone()
+
     def decode(self, latents: Tensor) -> Tensor:
         return latents.clone()
 

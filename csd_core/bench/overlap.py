@@ -97,7 +97,7 @@ def compare(
     image = smooth_image(size)[..., : part[1], : part[0]]
     timed = time_rounds(workload, panorama, image, sampling, preset.stride, rounds)
     pixels = math.prod(size) / math.prod(panorama.frame.canvas_size)
-    vae = csd.seconds_encode + csd.seconds_decode, pixels * (csd.seconds_encode / 2 + csd.seconds_decode)
+    vae = csd.seconds_encode + csd.seconds_decode, pixels * (csd.seconds_encode + csd.seconds_decode)
     csd_seconds = [vae[0] + csd.evaluations * x.csd_seconds / x.csd_evaluations for x in timed]
     overlap_seconds = [vae[1] + calls * x.overlap_seconds * windows / part_windows for x in timed]
     overlap_evaluations = round(timed[0].overlap_evaluations * windows / part_windows) * calls

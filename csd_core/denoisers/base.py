@@ -48,6 +48,10 @@ class Denoiser(Protocol):
         """Images (n, 3, H, W) in [0, 1] -> latents as the model takes its image condition, float32."""
         ...
 
+    def latents_of(self, condition: Tensor) -> Tensor:
+        """What encode gives for the images that a condition was encoded from, without encoding them again."""
+        ...
+
     def decode(self, latents: Tensor) -> Tensor:
         """Latents as from encode -> images (n, 3, H, W) in [0, 1], float32."""
         ...

@@ -191,13 +191,17 @@ class InstructPix2Pix:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Images (n, 3, H, W) in [0, 1] -> scaled latents (n, C, H / downscale, W / downscale), float32."""
-        return self.encode_condition(images) * self._vae.config["scaling_factor"]
+        return self.latents_of(self.encode_condition(images))
 
     @torch.no_grad()
     def encode_condition(self, images: Tensor) -> Tensor:
         """Images (n, 3, H, W) in [0, 1] -> unscaled latents, as the model was trained."""
         centred = images.to(self.device, torch.float32) * 2 - 1
         return self._in_tiles(self._encode, self._vae.encoder, centred, 1, Fraction(1, self.downscale))
+
+    def latents_of(self, condition: Tensor) -> Tensor:
+        """Unscaled latents -> scaled ones, as from encode."""
+        return condition * self._vae.config["scaling_factor"]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

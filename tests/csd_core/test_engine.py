@@ -345,6 +345,15 @@ def test_images_of_any_size_come_back_in_their_size(tiny_epsilon: Path, size: tu
     assert edited.max() <= 1
 
 
+def test_no_image_is_encoded_twice(tiny_epsilon: Path, encoded: list[int]) -> None:
+    model = InstructPix2Pix.from_pretrained(str(tiny_epsilon))
+    images, config = torch.rand(3, 3, 32, 32), EditConfig(num_steps=1, max_batch=2)
+    edit_images(model, images, "make it red", config)
+    assert encoded == [2, 1]
+    edit_images(model, images, "make it red", config, init=images)
+    assert sum(encoded) == 3 + 2 * 3
+
+
 def test_the_edit_starts_from_init_and_is_conditioned_on_the_images() -> None:
     exact, source, init = editor(), sources(3), sources(3, seed=9)
     config = replace(PLAIN, num_steps=3)

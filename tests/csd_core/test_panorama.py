@@ -94,6 +94,12 @@ def test_an_edit_is_as_large_as_its_source(denoiser: InstructPix2Pix, size: tupl
     assert 0 <= edited.min() <= edited.max() <= 1
 
 
+@pytest.mark.parametrize("wrap", [False, True])
+def test_no_image_is_encoded_twice(denoiser: InstructPix2Pix, encoded: list[int], wrap: bool) -> None:
+    panorama(denoiser, picture(40, 80), num_steps=1, wrap=wrap).run()
+    assert encoded == [1]
+
+
 def test_evaluations_are_five_a_window_and_step(denoiser: InstructPix2Pix) -> None:
     job = panorama(denoiser, picture(40, 80), num_steps=3)
     drawn = sum(len(particles_of_step(job.edit, job.windows.num_particles, step)) for step in range(3))

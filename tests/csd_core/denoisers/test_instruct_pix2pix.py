@@ -108,6 +108,7 @@ def test_noisy_latents_are_scaled_and_the_condition_is_not(tiny_epsilon: Path) -
     model = load(tiny_epsilon)
     torch.testing.assert_close(model.encode_condition(images()), mode)
     torch.testing.assert_close(model.encode(images()), mode * 0.5)  # scaling_factor of the fixture
+    torch.testing.assert_close(model.latents_of(mode), mode * 0.5)
     with torch.no_grad():
         decoded = vae.decode(mode).sample / 2 + 0.5
     torch.testing.assert_close(model.decode(model.encode(images())), decoded.clamp(0, 1))
