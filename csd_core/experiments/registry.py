@@ -106,6 +106,11 @@ _MINI_VIDEOS = (
     Variant("csd", "fewer steps", {"num_steps": 8, "lr_factor": 1.5}),
     Variant("ip2p-frame"),
 )
+_T_RANGES = tuple(
+    Variant(method, f"t {low:g} to {high:g}", {"t_range": (low, high)})
+    for low, high in ((0.2, 0.5), (0.5, 0.8), (0.7, 0.98))
+    for method in ("csd", "sds")
+)
 _SCALED = (
     "The learning rate of no-svgd is lowered so that its particles move as far as csd's; in the last row it "
     "is csd's, as where mixing is merely left out."
@@ -272,6 +277,21 @@ _ALL = (
         columns=PANORAMA_COLUMNS,
         plot=Plot(("hue_spread", "psnr_true", SIMILARITY, DIRECTIONAL)),
         note=_POOLS,
+    ),
+    Experiment(
+        name="video-t-range",
+        title="Videos: csd and random noise as baseline, at other timesteps",
+        paper="beyond the paper",
+        domain="video",
+        full=Scale(_T_RANGES, STYLES, drawn_size=(512, 512)),
+        mini=_small_clip(
+            _T_RANGES,
+            _mini_prompts("snow", "tint"),
+            1,
+        ),
+        columns=(SIMILARITY_COLUMN, *VIDEO_COLUMNS),
+        plot=Plot(("hue_spread", "psnr_true", SIMILARITY, DIRECTIONAL)),
+        note="The noisier the timesteps, the less the editor sees, and the more answers it has.",
     ),
     Experiment(
         name="video-speed",
