@@ -1,5 +1,6 @@
 """torch.compile of a network, and what has to be there for it."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ def compile_network(network: Any, device: torch.device) -> None:
         UserError: see check_compiler.
     """
     check_compiler(device)
+    # diffusers asks for torch's version inside of forward, which torch would tell in six lines
+    warnings.filterwarnings("ignore", r"Dynamo detected a call to a `functools\.lru_cache`")
     network.forward = torch.compile(network.forward, dynamic=False)
 
 

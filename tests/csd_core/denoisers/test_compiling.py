@@ -20,8 +20,6 @@ from csd_core.engine import edit_latents
 from csd_core.errors import UserError
 
 CPU = torch.device("cpu")
-# diffusers caches small tables, of which dynamo warns while it traces
-pytestmark = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a .functools.lru_cache")
 
 
 @pytest.fixture
