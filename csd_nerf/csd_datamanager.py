@@ -48,7 +48,7 @@ class CSDDataManagerConfig(VanillaDataManagerConfig):
     model_device: str = "auto"
     """Where the editor computes: cpu, cuda, cuda:1 ...; auto is where the scene is."""
     model_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Precision of the editor; its VAE stays in float32. auto: float16 on CUDA, float32 elsewhere."""
+    """Precision of the editor; its VAE stays in float32. auto: see denoisers/precision.py."""
     model_compile: bool = False
     """Compile the editor: it takes its time in the first round and makes every step shorter."""
     model_offload: bool = False
