@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from csd_core.cli.video import VideoOptions, edit_video
 from csd_core.distributed import ALONE, TIMEOUT, Ranks, current, launched, without_launch
 from csd_core.errors import UserError
 from tests import ranks as processes
+from tests.programs import wait_for
 from tests.ranks import EDITS, ended, start
 
 SAME = 1e-5
@@ -257,15 +257,6 @@ from csd_core.cli import panorama, watch
 watch.SAVE_SECONDS = 0.0
 sys.exit(panorama.main())
 """
-
-
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

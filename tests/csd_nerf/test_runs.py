@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from PIL import Image
 
 from csd_nerf.csd_checkpoint import STATE, read_checkpoint
 from tests.csd_nerf.conftest import PROMPT, arguments, console_command, environment, run_command
+from tests.programs import running, wait_for
 
 STEPS, BASE, ROUNDS, VIEWS = 13, 4, 3, 4
 FORBIDDEN = "import sys\nsys.modules['diffusers'] = None\n"
@@ -75,11 +74,12 @@ def test_killed_run_goes_on_to_the_same_images(
 ) -> None:
     killed = run_folder(tmp_path / "killed")
     command = [console_command("ns-train"), *arguments(capture, tmp_path / "killed", tiny_epsilon)]
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(command, env=environment(), stdout=log, stderr=log, start_new_session=True)
-        wait_for(killed / "edits" / "round_0002", process)
+    with (
+        open(tmp_path / "log", "w") as log,
+        running(command, env=environment(), stdout=log, stderr=log, start_new_session=True) as process,
+    ):
+        wait_for((killed / "edits" / "round_0002").exists, process)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
     left = [path.name for path in (killed / "nerfstudio_models").iterdir()]
     assert left
     assert f"step-{STEPS - 1:09d}.ckpt" not in left, "it was done before it could be killed"
@@ -99,14 +99,6 @@ def test_killed_run_goes_on_to_the_same_images(
     expected, got = (read_checkpoint(folder / last)["pipeline"] for folder in (reference, resumed))
     for key, value in expected.items():
         assert torch.equal(value, got[key]), key
-
-
-def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
-    until = time.monotonic() + 240
-    while not path.exists():
-        assert process.poll() is None, "the run ended early"
-        assert time.monotonic() < until, f"{path} did not come"
-        time.sleep(0.01)
 
 
 def test_ns_eval_opens_the_run_without_a_diffusion_model(finished, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from csd_core.machine import PACKAGES
 from csd_core.panorama import Panorama
 from csd_core.plan import count_evaluations
 from csd_core.resume import Checkpoint
+from tests.programs import running, wait_for
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -517,15 +517,6 @@ def test_nan_keeps_the_state_before_it(command: Command, monkeypatch: pytest.Mon
     assert not command.output.exists()
 
 
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
-
-
 KILLED = """
 import sys
 from csd_core.cli import panorama, watch
@@ -536,9 +527,7 @@ sys.exit(panorama.main())
 
 def test_a_killed_process_loses_nothing_but_the_last_steps(command: Command) -> None:
     args, checkpoint = command.args(steps=60), command.output.with_name("edited.png.unfinished.safetensors")
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, *args], stderr=subprocess.PIPE, text=True
-    ) as process:
+    with running([sys.executable, "-c", KILLED, *args], stderr=subprocess.PIPE) as process:
         wait_for(checkpoint.is_file, process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
@@ -556,7 +545,7 @@ def test_a_killed_process_loses_nothing_but_the_last_steps(command: Command) -> 
 def test_a_process_that_gets_ctrl_c_ends_with_130(command: Command) -> None:
     args = [sys.executable, "-m", "csd_core.cli.panorama", *command.args("--preview-every", 1, steps=100000)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(args, stdout=pipe, stderr=pipe, text=True) as process:
+    with running(args, stdout=pipe, stderr=pipe) as process:
         wait_for(command.output.with_name("edited.preview.png").is_file, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)

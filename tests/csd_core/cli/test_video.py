@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache
@@ -32,6 +31,7 @@ from csd_core.machine import PACKAGES
 from csd_core.plan import count_evaluations
 from csd_core.resume import Checkpoint
 from csd_core.video import VideoEdit
+from tests.programs import running, wait_for
 
 NTSC = Fraction(30000, 1001)
 SIZE = (45, 61)
@@ -758,15 +758,6 @@ def test_nan_keeps_the_state_before_it(command: Command, monkeypatch: pytest.Mon
     assert not command.output.exists()
 
 
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
-
-
 KILLED = """
 import sys, time
 from csd_core.cli import video, watch
@@ -778,9 +769,7 @@ sys.exit(video.main())
 
 def test_a_killed_process_loses_nothing_but_the_last_steps(command: Command) -> None:
     args, checkpoint = command.args(steps=6), command.output.with_name("edited.unfinished.safetensors")
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, *args], stderr=subprocess.PIPE, text=True
-    ) as process:
+    with running([sys.executable, "-c", KILLED, *args], stderr=subprocess.PIPE) as process:
         wait_for(checkpoint.is_file, process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
