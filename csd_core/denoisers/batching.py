@@ -170,8 +170,14 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
-# of the CPU's allocator, of oneDNN's buffers (std::bad_alloc comes as a RuntimeError), of cuBLAS's workspaces
-_SIGNS = ("DefaultCPUAllocator", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
+# of the CPU's allocator, of oneDNN (std::bad_alloc comes as a RuntimeError), of cuBLAS's workspaces
+_SIGNS = (
+    "DefaultCPUAllocator",
+    "std::bad_alloc",
+    "could not create a primitive",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "out of memory",
+)
 
 
 def _even(rows: int, limit: int) -> int:

@@ -63,11 +63,11 @@ def test_memory_is_watched_from_encoding_to_decoding(workload, monkeypatch):
         return lambda *args: events.append(name) or function(*args)
 
     monkeypatch.setattr(panoramas, "PeakMemory", Watched)
-    for name in ("encode", "decode"):
+    for name in ("encode_condition", "decode"):
         monkeypatch.setattr(workload.denoiser, name, noted(name, getattr(workload.denoiser, name)))
     monkeypatch.setattr(panoramas, "time_steps", noted("steps", panoramas.time_steps))
     result, _ = measure_size(workload, SIZE, PRESET, 1, MAX_BATCH)
-    assert events == ["begin", "encode", "steps", "decode", "end"]
+    assert events == ["begin", "encode_condition", "steps", "decode", "end"]
     assert result.peak == 1.5
 
 

@@ -87,6 +87,7 @@ def test_the_first_call_is_the_fullest_where_nobody_says() -> None:
         lambda: RuntimeError(CPU_MESSAGE),
         lambda: MemoryError(),
         lambda: RuntimeError("std::bad_alloc"),
+        lambda: RuntimeError("could not create a primitive"),
     ],
 )
 @pytest.mark.parametrize("one_size", [False, True])
