@@ -260,6 +260,7 @@ class CSDDataManager(VanillaDataManager):
         edits = ranks.from_main(lambda: [view.edit for view in done])  # to the byte, whatever the devices do
         for view, edit in zip(done, edits, strict=True):
             self.replace_view(view.index, edit)
+        model.views_were_edited(views)
         self.rounds_done, self._last_round_step, self._deck = number, step, deck
         if not self.config.keep_model_loaded:
             self._denoiser = None

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,6 +19,7 @@ from nerfstudio.utils.external import TCNN_EXISTS
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from csd_nerf.csd_appearance import Appearances
 from csd_nerf.csd_contraction import speed_up_contraction
 from csd_nerf.csd_hash import speed_up
 
@@ -36,8 +37,8 @@ class CSDModelConfig(NerfactoModelConfig):
 
     _target: type = field(default_factory=lambda: CSDModel)
     share_appearance: bool = True
-    """While editing, all views have the average appearance, which is what renders show. Off: each goes on
-    learning its own, as in nerfacto."""
+    """Edited views have one appearance, which is what renders show. Off: each goes on learning its own, and
+    renders show their average, as in nerfacto."""
 
 
 class CSDModel(NerfactoModel):
@@ -52,7 +53,10 @@ class CSDModel(NerfactoModel):
         """Build the scene on tinycudann where it imports on a CUDA device, otherwise in torch."""
         asked = self.config.implementation
         self.config.implementation = choose_implementation(asked, self.kwargs.get("device", "cpu"))
-        with mock.patch(LPIPS_CLASS, LazyLPIPS):  # nerfacto would download AlexNet here
+        with (
+            mock.patch(LPIPS_CLASS, LazyLPIPS),  # nerfacto would download AlexNet here
+            mock.patch("nerfstudio.fields.nerfacto_field.Embedding", Appearances),
+        ):
             super().populate_modules()
         moves_cameras = self.config.camera_optimizer.mode != "off"
         speed_up(self, follow_points=moves_cameras or self.config.predict_normals)
@@ -71,22 +75,11 @@ class CSDModel(NerfactoModel):
             callback.func = shifted(callback.func)
         return callbacks
 
-    def begin_editing(self) -> None:
-        """Freeze what an edit could go to in place of the scene. Doing it again changes nothing.
-
-        Poses would drift, and appearances take up what the edits have in common: then views follow their
-        edits, and renders, which show the average of all appearances, do not.
-        """
-        frozen = list(self.camera_optimizer.parameters())
+    def views_were_edited(self, views: Sequence[int]) -> None:
+        """Give edited views the appearance that renders show (csd_appearance.py)."""
         appearances = self.field.embedding_appearance
-        if self.config.share_appearance and appearances is not None:
-            (table,) = appearances.parameters()
-            shown = table.detach().double().mean(0)  # of equal rows the row, to the last bit
-            table.data.copy_(shown if self.config.use_average_appearance_embedding else 0 * shown)
-            frozen.append(table)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-            parameter.grad = None
+        if self.config.share_appearance and isinstance(appearances, Appearances):
+            appearances.share(views, average=self.config.use_average_appearance_embedding)
 
     def sampler_state(self) -> dict[str, Any]:
         """Where the schedules of the proposal networks stand, as plain data: renders depend on it, too."""

@@ -65,36 +65,22 @@ def test_render_is_nerfactos_and_leaves_no_trace(model: CSDModel) -> None:
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-def appearances_of(model: CSDModel) -> torch.nn.Parameter:
-    assert model.field.embedding_appearance is not None
-    (table,) = model.field.embedding_appearance.parameters()
-    return table
-
-
 @pytest.mark.parametrize("average", [True, False])
-def test_an_edit_begins_with_the_appearance_that_renders_show(average: bool) -> None:
-    model = build(use_average_appearance_embedding=average)
+@pytest.mark.parametrize("share", [True, False])
+def test_an_edit_does_not_change_the_appearance_of_renders(share: bool, average: bool) -> None:
+    model = build(share_appearance=share, use_average_appearance_embedding=average)
     before = model.render_rgb(rays(50))
-    model.begin_editing()
-    table = appearances_of(model)
-    first = table.clone()
+    model.views_were_edited([0, 2])
     torch.testing.assert_close(model.render_rgb(rays(50)), before, rtol=0, atol=RENDER_TOLERANCE)
-    assert table.unique(dim=0).shape[0] == 1
-    assert bool(table.any()) == average
-    model.begin_editing()
-    assert torch.equal(table, first)
-    model.train()(rays(50))["rgb"].sum().backward()
-    assert table.grad is None
+    appearances = model.field.embedding_appearance
+    assert appearances is not None
+    one, other = appearances(torch.tensor([0, 2]))
+    assert torch.equal(one, other) is share
+    assert bool(one.any()) is (average or not share)
 
 
-def test_appearances_can_be_left_to_the_views() -> None:
-    model = build(share_appearance=False)
-    table = appearances_of(model)
-    before = table.clone()
-    model.begin_editing()
-    assert torch.equal(table, before)
-    assert table.requires_grad
-    build(use_appearance_embedding=False).begin_editing()  # there is none
+def test_a_scene_without_appearances_is_edited_too() -> None:
+    build(use_appearance_embedding=False).views_were_edited([0])
 
 
 def test_sampler_goes_on_where_it_was(model: CSDModel) -> None:
