@@ -1,4 +1,5 @@
 import platform
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from csd_core import machine
-from csd_core.machine import PACKAGES, PeakMemory, describe_machine, versions
+from csd_core.machine import PACKAGES, CpuTimes, FreeCores, PeakMemory, describe_machine, versions
 
 
 def test_the_machine_is_told_in_words() -> None:
@@ -70,3 +71,56 @@ def test_memory_of_cuda_is_that_of_its_allocator(monkeypatch: pytest.MonkeyPatch
     with PeakMemory(torch.device("cuda:1")) as memory:
         assert asked == ["reset cuda:1"]
     assert memory.peak == 3
+
+
+def free_cores(*times: CpuTimes, most: int = 4) -> tuple[FreeCores, list[int]]:
+    """One that will see these times, and what it sets."""
+    clock, threads = iter(times), list[int]()
+    return FreeCores(lambda: next(clock), threads.append, most), threads
+
+
+@pytest.mark.parametrize(
+    ("own", "everybody", "wanted"),
+    [
+        (4.0, 4.0, []),  # nobody else
+        (4.0, 4.4, []),  # a little of somebody
+        (3.0, 4.0, [3]),  # a core is taken
+        (2.2, 4.0, [2]),
+        (0.1, 4.0, [1]),  # one is left in any case
+    ],
+)
+def test_threads_keep_off_the_cores_of_others(
+    monkeypatch: pytest.MonkeyPatch, own: float, everybody: float, wanted: list[int]
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    begin = CpuTimes(wall=-100.0, own=50.0, all=900.0, cores=4)
+    seen = CpuTimes(wall=-98.0, own=50.0 + 2 * own, all=900.0 + 2 * everybody, cores=4)
+    idle = CpuTimes(wall=-96.0, own=seen.own + 2, all=seen.all + 2, cores=4)
+    cores, threads = free_cores(begin, seen, idle)
+    cores.look()
+    assert threads == wanted
+    cores.look()  # the others have ended
+    assert threads == (wanted and [*wanted, 4])
+
+
+def test_a_number_of_threads_that_was_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    cores, threads = free_cores(CpuTimes(-100.0, 0, 0, 4))
+    cores.look()
+    assert threads == []
+
+
+def test_looks_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores, threads = free_cores(CpuTimes(time.monotonic() + 100, 0, 0, 4))
+    cores.look()
+    assert threads == []
+
+
+def test_the_clocks_of_the_machine_count_this_process() -> None:
+    before = CpuTimes.now()
+    while (now := CpuTimes.now()).own < before.own + 0.3:
+        pass
+    assert now.wall > before.wall
+    assert 0 < now.cores <= (psutil.cpu_count() or 1)
+    assert now.all - before.all > 0.15  # its clock ticks a hundred times a second
