@@ -4,14 +4,14 @@ The capture is a folder that any nerfstudio method reads: transforms.json and im
 """
 
 import json
-import os
-import shutil
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from csd_core.io.files import folder_written_beside
 from csd_core.mini_editor.raycast import (
     BLUE,
     ORANGE,
@@ -85,34 +85,48 @@ def write_demo_scene(folder: Path, *, num_views: int = 32, size: int = 128, seed
     Returns:
         `folder`.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-        fresh = Path(beside) / folder.name
-        _write(fresh, orbit(num_views, size, seed))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(fresh, folder)
+    return write_drawn(folder, demo_scene(), orbit(num_views, size, seed))
+
+
+def write_drawn(
+    folder: Path,
+    scene: Scene,
+    views: Sequence[View],
+    *,
+    poses: Sequence[NDArray[np.floating]] | None = None,
+    exposures: Sequence[float] | None = None,
+) -> Path:
+    """Draw a scene into `folder`, which appears only when it is complete; an older one there is replaced.
+
+    Args:
+        folder: where the capture goes.
+        scene: what is drawn.
+        views: the cameras, all of one size.
+        poses: camera-to-world matrices (4, 4) to write down in place of the views' own.
+        exposures: what each photo is multiplied by. Default: 1.
+
+    Returns:
+        `folder`.
+    """
+    with folder_written_beside(folder) as fresh:
+        (fresh / "images").mkdir()
+        frames = []
+        for index, view in enumerate(views):
+            name = f"images/{index:04d}.png"
+            image = render(scene, *view, samples=2) * (exposures[index] if exposures is not None else 1)
+            Image.fromarray((image.clip(0, 1) * 255).round().astype(np.uint8)).save(fresh / name)
+            pose = view.camera_to_world if poses is None else poses[index]
+            frames.append({"file_path": name, "transform_matrix": pose.tolist()})
+        first = views[0]
+        transforms = {
+            "camera_model": "OPENCV",
+            "fl_x": first.fx,
+            "fl_y": first.fy,
+            "cx": first.cx,
+            "cy": first.cy,
+            "w": first.width,
+            "h": first.height,
+            "frames": frames,
+        }
+        (fresh / "transforms.json").write_text(json.dumps(transforms, indent=1))
     return folder
-
-
-def _write(folder: Path, views: list[View]) -> None:
-    (folder / "images").mkdir(parents=True)
-    scene = demo_scene()
-    frames = []
-    for index, view in enumerate(views):
-        name = f"images/{index:04d}.png"
-        image = render(scene, *view, samples=2)
-        Image.fromarray((image * 255).round().astype(np.uint8)).save(folder / name)
-        frames.append({"file_path": name, "transform_matrix": view.camera_to_world.tolist()})
-    first = views[0]
-    transforms = {
-        "camera_model": "OPENCV",
-        "fl_x": first.fx,
-        "fl_y": first.fy,
-        "cx": first.cx,
-        "cy": first.cy,
-        "w": first.width,
-        "h": first.height,
-        "frames": frames,
-    }
-    (folder / "transforms.json").write_text(json.dumps(transforms, indent=1))
