@@ -17,7 +17,6 @@ from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor
 
 from csd_core.errors import UserError
-from csd_nerf.csd_appearance import NOT_IN_NERFACTO
 
 # What decides shapes and meaning of the weights. The rest (losses, schedules) belongs to the run at hand.
 ARCHITECTURE = (
@@ -184,8 +183,6 @@ def check_weights_fit(
     expected = {f"_model.{key}": value.shape for key, value in model.state_dict().items()}
     for key, shape in expected.items():
         got = weights[key].shape if key in weights else None
-        if got is None and key.endswith(NOT_IN_NERFACTO):
-            continue
         if got != shape:
             what = "lacks it" if got is None else f"has {tuple(got)}"
             raise UserError(

@@ -64,7 +64,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
     if not isinstance(loaded, dict) or not {"pipeline", "step"} <= loaded.keys():
         raise UserError(f"{path}: expected a nerfstudio checkpoint, with pipeline and step")
+    take_shown_appearance(loaded["pipeline"])
     return loaded
+
+
+def take_shown_appearance(weights: dict[str, Any]) -> None:
+    """Older runs kept what renders of an edited scene show beside nerfacto's appearances: put it in there."""
+    name = "field.embedding_appearance."
+    for key in [key for key in weights if key.endswith(f"{name}shown")]:
+        prefix = key.removesuffix("shown")
+        shown, edited = weights.pop(key), weights.pop(f"{prefix}edited")
+        if edited.any():
+            table = weights[f"{prefix}embedding.weight"]
+            weights[f"{prefix}embedding.weight"] = shown.expand_as(table).clone()
 
 
 def write_checkpoint(content: dict[str, Any], path: Path, *, only_latest: bool) -> None:

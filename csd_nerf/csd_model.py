@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,10 +16,10 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.utils.external import TCNN_EXISTS
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from csd_nerf.csd_appearance import Appearances
+from csd_nerf.console import CONSOLE
+from csd_nerf.csd_checkpoint import take_shown_appearance
 from csd_nerf.csd_contraction import speed_up_contraction
 from csd_nerf.csd_hash import speed_up
 
@@ -33,12 +33,11 @@ _LPIPS_MIN_SIDE = 64  # pixels; below this AlexNet's pooling leaves nothing
 
 @dataclass
 class CSDModelConfig(NerfactoModelConfig):
-    """nerfacto's settings, and what becomes of the views' appearances."""
+    """nerfacto's settings."""
 
     _target: type = field(default_factory=lambda: CSDModel)
-    share_appearance: bool = True
-    """Edited views have one appearance, which is what renders show. Off: each goes on learning its own, and
-    renders show their average, as in nerfacto."""
+    use_appearance_embedding: bool = False
+    """Let each photo have an appearance of its own, where exposure changes from photo to photo."""
 
 
 class CSDModel(NerfactoModel):
@@ -53,11 +52,9 @@ class CSDModel(NerfactoModel):
         """Build the scene on tinycudann where it imports on a CUDA device, otherwise in torch."""
         asked = self.config.implementation
         self.config.implementation = choose_implementation(asked, self.kwargs.get("device", "cpu"))
-        with (
-            mock.patch(LPIPS_CLASS, LazyLPIPS),  # nerfacto would download AlexNet here
-            mock.patch("nerfstudio.fields.nerfacto_field.Embedding", Appearances),
-        ):
+        with mock.patch(LPIPS_CLASS, LazyLPIPS):  # nerfacto would download AlexNet here
             super().populate_modules()
+        self.register_load_state_dict_pre_hook(lambda _, weights, *rest: take_shown_appearance(weights))
         moves_cameras = self.config.camera_optimizer.mode != "off"
         speed_up(self, follow_points=moves_cameras or self.config.predict_normals)
         speed_up_contraction(self)
@@ -75,11 +72,13 @@ class CSDModel(NerfactoModel):
             callback.func = shifted(callback.func)
         return callbacks
 
-    def views_were_edited(self, views: Sequence[int]) -> None:
-        """Give edited views the appearance that renders show (csd_appearance.py)."""
-        appearances = self.field.embedding_appearance
-        if self.config.share_appearance and isinstance(appearances, Appearances):
-            appearances.share(views, average=self.config.use_average_appearance_embedding)
+    def freeze_appearance(self) -> None:
+        """Give all views the appearance that renders show, for good: else views could differ in it unseen."""
+        table = self.field.embedding_appearance
+        if table is not None:
+            weight = table.embedding.weight.requires_grad_(False)
+            average = weight.mean(0) if self.config.use_average_appearance_embedding else torch.zeros(())
+            weight.copy_(average.expand_as(weight))
 
     def sampler_state(self) -> dict[str, Any]:
         """Where the schedules of the proposal networks stand, as plain data: renders depend on it, too."""
@@ -124,10 +123,9 @@ def choose_implementation(asked: Implementation, device: Any) -> Implementation:
     if asked == "tcnn" and on_cuda and TCNN_EXISTS:
         CONSOLE.print("The scene runs on tinycudann.")
         return "tcnn"
-    reason = (
-        "asked for" if asked == "torch" else "tinycudann does not import" if on_cuda else "no CUDA device"
-    )
-    CONSOLE.print(f"The scene runs on torch ({reason}).")
+    if asked != "torch":
+        reason = "tinycudann does not import" if on_cuda else "no CUDA device"
+        CONSOLE.print(f"The scene runs on torch ({reason}).")
     return "torch"
 
 

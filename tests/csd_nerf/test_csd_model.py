@@ -2,8 +2,9 @@ from typing import Any
 
 import pytest
 import torch
-from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.field_components.field_heads import FieldHeadNames
 from torch.nn.functional import normalize
 
 from csd_nerf.csd_model import CSDModel, CSDModelConfig, LazyLPIPS, _lpips, choose_implementation
@@ -66,21 +67,44 @@ def test_render_is_nerfactos_and_leaves_no_trace(model: CSDModel) -> None:
 
 
 @pytest.mark.parametrize("average", [True, False])
-@pytest.mark.parametrize("share", [True, False])
-def test_an_edit_does_not_change_the_appearance_of_renders(share: bool, average: bool) -> None:
-    model = build(share_appearance=share, use_average_appearance_embedding=average)
+def test_frozen_views_have_the_appearance_that_renders_show(average: bool) -> None:
+    model = build(use_appearance_embedding=True, use_average_appearance_embedding=average)
     before = model.render_rgb(rays(50))
-    model.views_were_edited([0, 2])
+    model.freeze_appearance()
     torch.testing.assert_close(model.render_rgb(rays(50)), before, rtol=0, atol=RENDER_TOLERANCE)
-    appearances = model.field.embedding_appearance
-    assert appearances is not None
-    one, other = appearances(torch.tensor([0, 2]))
-    assert torch.equal(one, other) is share
-    assert bool(one.any()) is (average or not share)
+    seen = model.train().field(_samples())[FieldHeadNames.RGB]
+    shown = model.eval().field(_samples())[FieldHeadNames.RGB]
+    torch.testing.assert_close(seen, shown, rtol=0, atol=RENDER_TOLERANCE)
+    table = model.field.embedding_appearance
+    assert table is not None
+    assert not table.embedding.weight.requires_grad
 
 
-def test_a_scene_without_appearances_is_edited_too() -> None:
-    build(use_appearance_embedding=False).views_were_edited([0])
+def test_a_scene_without_appearances_is_frozen_too() -> None:
+    model = build()
+    assert model.field.embedding_appearance is None
+    model.freeze_appearance()
+
+
+def _samples() -> RaySamples:
+    bundle = rays(3)
+    bundle.camera_indices = torch.arange(3)[:, None]
+    edges = torch.linspace(0.1, 1, 5).expand(3, 5)[..., None]
+    return bundle.get_ray_samples(bin_starts=edges[:, :-1], bin_ends=edges[:, 1:])
+
+
+@pytest.mark.parametrize("edited", [True, False])
+def test_a_checkpoint_with_a_shown_appearance_beside_nerfactos_opens(edited: bool) -> None:
+    model = build(use_appearance_embedding=True)
+    table = "field.embedding_appearance."
+    weights = model.state_dict()
+    own = weights[f"{table}embedding.weight"].clone()
+    shown = torch.arange(float(own.shape[1]))
+    weights[f"{table}shown"] = shown
+    weights[f"{table}edited"] = torch.tensor([False, edited, False])
+    model.load_state_dict(weights, strict=True)
+    expected = shown.expand_as(own) if edited else own
+    assert torch.equal(model.state_dict()[f"{table}embedding.weight"], expected)
 
 
 def test_sampler_goes_on_where_it_was(model: CSDModel) -> None:
