@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
-from nerfstudio.utils.rich_utils import CONSOLE
 
+from csd_nerf.console import choose_lines
 from csd_nerf.csd_config import csd_nerf2nerf_tiny
 from csd_nerf.csd_progress import RunProgress
 from csd_nerf.csd_rounds import Rounds
@@ -196,8 +196,8 @@ def _now(device: torch.device) -> float:
 
 @contextmanager
 def _without_a_word() -> Iterator[None]:
-    before, CONSOLE.quiet = CONSOLE.quiet, True
+    choose_lines(ours=False, nerfstudios=False)
     try:
         yield
     finally:
-        CONSOLE.quiet = before
+        choose_lines(nerfstudios=True)

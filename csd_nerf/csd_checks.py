@@ -14,10 +14,10 @@ import torch
 from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 
 from csd_core.errors import UserError, expect
+from csd_nerf.console import CONSOLE
 from csd_nerf.csd_base_run import adopt_architecture, check_same_scene, check_weights_fit
 from csd_nerf.csd_checkpoint import STATE, find_checkpoint, read_checkpoint
 from csd_nerf.csd_datamanager import CSDDataManagerConfig

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from csd_core.config import EditConfig
 from csd_core.distributed import ALONE, Ranks
 from csd_core.errors import UserError
+from csd_nerf.console import CONSOLE
 from csd_nerf.csd_progress import RunProgress
+from csd_nerf.csd_quality import Quality, edited_views, held_out_views, mean_psnr
 from csd_nerf.csd_rounds import EditedView, Rounds
 from csd_nerf.csd_viewer import EditPanel, LiveSettings
-from csd_nerf.csd_views import ViewDeck, pad_to_one_shape, round_seed, to_bytes, to_float
+from csd_nerf.csd_views import ViewDeck, on_white, pad_to_one_shape, round_seed, to_bytes, to_float
 
 if TYPE_CHECKING:
     from csd_core.denoisers.base import Denoiser
@@ -119,8 +120,10 @@ class CSDDataManager(VanillaDataManager):
         super().__init__(config, *args, **kwargs)
         edit = config.edit
         self.live = LiveSettings(config.prompt, edit.guidance_scale, edit.image_guidance_scale)
+        self.quality = Quality()
         self.rounds_done = 0
         self._last_round_step = -1
+        self._last_views: list[int] = []
         self._round_requested = False
         self._deck = ViewDeck(len(self.train_dataset), edit.seed)
         self._denoiser: Denoiser | None = None  # not a module: in no checkpoint, not seen by the viewer
@@ -143,11 +146,7 @@ class CSDDataManager(VanillaDataManager):
         """The captured photo as uint8 (3, H, W), at training size; transparent parts lie on white."""
         if view in self._photos:
             return self._photos[view]
-        image = self._images[self._position[view]]
-        colour, alpha = image[..., :3], image[..., 3:]
-        if alpha.shape[-1]:
-            colour = colour * alpha + (1 - alpha)
-        return to_bytes(colour.permute(2, 0, 1))
+        return to_bytes(on_white(self._images[self._position[view]]))
 
     def edited_view(self, view: int) -> Tensor | None:
         """The view's latest edit, uint8 (3, H, W); None before its first."""
@@ -214,11 +213,36 @@ class CSDDataManager(VanillaDataManager):
     def _edit(self, step: int, model: "CSDModel", trainer: EditingTrainer) -> None:
         # a checkpoint for every single view would cost more than its edit; a killed run edits some anew
         with_checkpoints = self.config.schedule == "rounds"
+        if self.rounds_done == 0:
+            self.measure_base(model, trainer)
+        elif with_checkpoints:
+            self.measure_round(model, trainer)
         if with_checkpoints or self.rounds_done == 0:
             trainer.before_round(step)
         self.run_round(step, model, Rounds(trainer.base_dir / "edits"), trainer.progress, trainer.ranks)
         if with_checkpoints:
             trainer.after_round(step)
+
+    # ---- how good it is
+
+    def measure_base(self, model: "CSDModel", trainer: EditingTrainer) -> None:
+        """Tell how well the scene renders held-out photos before the first edit; FILE keeps it."""
+        dataset = cast(Any, self.eval_dataset)
+        value = trainer.ranks.from_main(lambda: mean_psnr(model, held_out_views(dataset)))
+        self.quality.base_is(value)
+        if trainer.ranks.is_main:
+            self.quality.write(trainer.base_dir)
+
+    def measure_round(self, model: "CSDModel", trainer: EditingTrainer) -> None:
+        """The same of how well the scene renders the views that were edited last, as they were edited."""
+        cameras = self.train_ray_generator.cameras
+        edits = {view: self._edits[view] for view in self._last_views}
+        value = trainer.ranks.from_main(
+            lambda: mean_psnr(model, edited_views(cameras, edits), follow_poses=True)
+        )
+        self.quality.round_is(self.rounds_done, value)
+        if trainer.ranks.is_main:
+            self.quality.write(trainer.base_dir)
 
     # ---- a round
 
@@ -260,8 +284,7 @@ class CSDDataManager(VanillaDataManager):
         edits = ranks.from_main(lambda: [view.edit for view in done])  # to the byte, whatever the devices do
         for view, edit in zip(done, edits, strict=True):
             self.replace_view(view.index, edit)
-        model.views_were_edited(views)
-        self.rounds_done, self._last_round_step, self._deck = number, step, deck
+        self.rounds_done, self._last_round_step, self._deck, self._last_views = number, step, deck, views
         if not self.config.keep_model_loaded:
             self._denoiser = None
             torch.cuda.empty_cache()
@@ -434,6 +457,8 @@ class CSDDataManager(VanillaDataManager):
         return {
             "rounds_done": self.rounds_done,
             "last_round_step": self._last_round_step,
+            "last_views": self._last_views,
+            "quality": self.quality.as_dict(),
             "deck": asdict(self._deck),
             "live": self.live.as_dict(),
             "configured": self._configured().as_dict(),
@@ -458,6 +483,8 @@ class CSDDataManager(VanillaDataManager):
             self.replace_view(view, edit)
         self.rounds_done, self._last_round_step = state["rounds_done"], state["last_round_step"]
         self._deck = ViewDeck(**state["deck"])
+        self._last_views = state.get("last_views", [])  # runs of before these were measured have none
+        self.quality = Quality(**state.get("quality", {}))
         now = self._configured().as_dict()
         for name, before in state["configured"].items():
             setattr(self.live, name, state["live"][name] if now[name] == before else now[name])

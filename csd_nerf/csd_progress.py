@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from nerfstudio.utils.rich_utils import CONSOLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from csd_core.wording import duration
+from csd_nerf.console import CONSOLE
 
 LINE_EVERY = 15.0  # seconds between two lines where there is no terminal
 _MEMORY = 0.98  # of the running mean of the time of a step
@@ -25,6 +25,7 @@ class RunProgress:
         total: the step that it ends before.
         rounds_left: rounds that lie in the steps from a given one on.
         describe: what a step is part of, such as "base training".
+        tick: called after every step and part of a round.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class RunProgress:
         describe: Callable[[int], str],
         console: Console = CONSOLE,
         clock: Callable[[], float] = time.monotonic,
+        tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._next, self._total = first, total
         self._rounds_left, self._describe = rounds_left, describe
-        self._clock, self._console = clock, console
+        self._clock, self._console, self._tick = clock, console, tick
         self._step_seconds: float | None = None
         self._round_seconds: float | None = None
         self._mark = self._last_line = clock()
@@ -71,6 +73,7 @@ class RunProgress:
         before = self._step_seconds
         self._step_seconds = spent if before is None else _MEMORY * before + (1 - _MEMORY) * spent
         self._next = step + 1
+        self._tick()
         self._show(f"{self._describe(step)} {step + 1}/{self._total}")
 
     def left(self) -> str:
@@ -107,6 +110,7 @@ class RunProgress:
         def advance(count: int) -> None:
             nonlocal done
             done += count
+            self._tick()
             left = (self._clock() - began) * (total - done) / max(done, 1)
             self._bars.update(bar, completed=done, left=f"about {duration(left)} left")
             self._line(f"{title} {done}/{total}, about {duration(left)} left")

@@ -16,11 +16,12 @@ import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from csd_core.cli.command import end_now, say
 from csd_core.distributed import ALONE, LostRankError, Ranks
 from csd_core.errors import UserError
+from csd_core.machine import FreeCores
+from csd_nerf.console import CONSOLE, choose_lines
 from csd_nerf.csd_checkpoint import (
     STATE,
     keep_copy,
@@ -48,12 +49,15 @@ class CSDTrainerConfig(TrainerConfig):
     base_steps: int = 30000
     """Steps of base training on the photos; max_num_iterations counts them too. Skipped with --load-dir of a
     nerfacto run."""
+    verbose: bool = False
+    """Show what nerfstudio says of itself: the whole configuration, folders, writers."""
 
     def set_timestamp(self) -> None:
         """Name the run. ns-train calls this before it prints or writes anything: the place for all checks."""
         super().set_timestamp()
         from csd_nerf.csd_checks import prepare
 
+        choose_lines(nerfstudios=self.verbose)
         _without_foreign_warnings()
         with one_line_errors():
             prepare(self)
@@ -75,6 +79,7 @@ class CSDTrainer(Trainer):
 
     def __init__(self, config: CSDTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         self.ranks = ALONE if world_size == 1 else _join(config, local_rank)
+        choose_lines(ours=self.ranks.is_main, nerfstudios=config.verbose)
         super().__init__(config, local_rank, world_size)
         self.editing = False
         self._total_steps = config.max_num_iterations
@@ -115,7 +120,14 @@ class CSDTrainer(Trainer):
             0, TrainingCallback([before], self._begin_editing_if_due, update_every_num_iters=1)
         )
         self.callbacks.append(TrainingCallback([after], self._step_done, update_every_num_iters=1))
-        self.progress = RunProgress(self._next_step, self._total_steps, self._rounds_left, self._phase_of)
+        shares_cores = self.device == "cpu" and self.ranks.is_alone
+        self.progress = RunProgress(
+            self._next_step,
+            self._total_steps,
+            self._rounds_left,
+            self._phase_of,
+            tick=FreeCores().look if shares_cores else lambda: None,
+        )
 
     def setup_optimizers(self) -> Optimizers:
         """New optimisers; without one for the cameras while editing, since their poses would drift."""
@@ -129,8 +141,9 @@ class CSDTrainer(Trainer):
             self._begin_editing()
 
     def _begin_editing(self) -> None:
-        """Optimisers start anew (appendix B.3) and cameras are frozen."""
+        """Optimisers start anew (appendix B.3); cameras and appearances are frozen."""
         self.editing = True
+        self.model.freeze_appearance()
         for parameter in self.model.camera_optimizer.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -149,8 +162,11 @@ class CSDTrainer(Trainer):
         try:
             with one_line_errors(self._kept, self.ranks), self.progress:
                 super().train()
+                if self.datamanager.rounds_done:
+                    self.datamanager.measure_round(self.model, self)
         finally:
             self.config.max_num_iterations = self._total_steps
+        CONSOLE.print(f"Done: {self.base_dir / 'config.yml'}")
 
     def train_iteration(self, step: int) -> Any:
         """One step. A loss that is not finite stops the run."""
@@ -273,7 +289,6 @@ def _join(config: CSDTrainerConfig, local_rank: int) -> Ranks:
     """The ranks that nerfstudio has started this process among."""
     ranks = Ranks.joined()
     _without_foreign_warnings()
-    CONSOLE.quiet = not ranks.is_main
     if config.machine.device_type == "cuda":
         torch.cuda.set_device(local_rank)  # nerfstudio names it everywhere; others take the current one
     return ranks

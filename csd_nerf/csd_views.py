@@ -56,6 +56,14 @@ def _mirror(image: Tensor, axis: int, length: int) -> Tensor:
     return image.index_select(axis, torch.minimum(position, period - position).clamp(max=size - 1))
 
 
+def on_white(image: Tensor) -> Tensor:
+    """A photo (H, W, 3 or 4) in [0, 1] -> (3, H, W), transparent parts on white as in training."""
+    colour, alpha = image[..., :3], image[..., 3:]
+    if alpha.shape[-1]:
+        colour = colour * alpha + (1 - alpha)
+    return colour.permute(2, 0, 1)
+
+
 def to_bytes(image: Tensor) -> Tensor:
     """(3, H, W) in [0, 1] -> uint8, rounded to the nearest."""
     return (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()

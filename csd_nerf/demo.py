@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class DemoConfig:
     """Optimisation steps of one edit. Default: the preset's."""
     edit_interval: int | None = None
     """Training steps between two rounds of edits. Default: the preset's."""
+    verbose: bool = False
+    """Show nerfstudio's own lines and configuration, and tracebacks of errors."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,8 @@ def train_command(config: DemoConfig, scene: Path) -> list[str]:
         "pipeline.datamanager.model": config.model,
         "pipeline.datamanager.edit.num-steps": config.edit_steps,
         "pipeline.datamanager.edit-interval": config.edit_interval,
-        "data": str(scene),
+        "pipeline.datamanager.data": str(scene),
+        "verbose": config.verbose or None,
     }
     given = [
         word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
@@ -259,6 +262,7 @@ def measure_cost(run: Path, train_seconds: float) -> Cost:
 
 def finish(config: DemoConfig, run: Path, train_seconds: float, console: Console) -> None:
     """Render held-out views, write before_after.png and figures.json, print the figures."""
+    from csd_nerf.csd_quality import Quality
     from csd_nerf.evaluate_edit import before_after, measure_edit, print_figures, render_held_out
 
     silence_others()
@@ -275,6 +279,8 @@ def finish(config: DemoConfig, run: Path, train_seconds: float, console: Console
     # ns-viewer listens on every interface unless told otherwise
     local = "--viewer.websocket-host 127.0.0.1"
     console.print(f"Look around: ns-viewer {local} --load-config {run / 'config.yml'}")
+    quality = replace(Quality.read(run), base=figures.base_to_photo)  # of all held-out views, at every pixel
+    console.print(quality.verdict(), soft_wrap=True)
 
 
 def cost_table(cost: Cost) -> Table:

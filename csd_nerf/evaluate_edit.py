@@ -27,8 +27,9 @@ from torch import Tensor
 from csd_core.cli.command import run_command
 from csd_core.metrics.pixels import psnr
 from csd_core.mini_editor.edits import affected_mask, apply_edit, find_instruction
+from csd_nerf.csd_quality import BASE_AT_LEAST
 from csd_nerf.csd_rounds import EditedView, contact_sheet
-from csd_nerf.csd_views import to_bytes
+from csd_nerf.csd_views import on_white, to_bytes
 from csd_nerf.novel_views import base_checkpoint, find_run, load_weights, open_scene
 from csd_nerf.quiet import silence_others
 
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from nerfstudio.engine.trainer import TrainerConfig
     from nerfstudio.models.base_model import Model
 
-BASE_AT_LEAST = 20.0
-"""dB of the base render to the photo, below which the figures say little about the edit."""
 GAIN_AT_LEAST = {"light": 3.0, "style": 1.0, "local": 1.0}
 """dB that an edit of each kind is asked to gain; local edits inside the affected pixels."""
 _FEWEST_PIXELS = 16  # a view with fewer affected pixels does not count for the affected figures
@@ -176,7 +175,7 @@ def render_held_out(config_path: Path, base: Path | None = None) -> tuple["Train
     edited = [_render(model, cameras, view) for view in track(range(len(dataset)), "held-out views, edited")]
     load_weights(scene.pipeline, before_edit)
     before = [_render(model, cameras, view) for view in track(range(len(dataset)), "held-out views, base  ")]
-    photos = [_photo(dataset.get_data(index)["image"]) for index in range(len(dataset))]
+    photos = [on_white(dataset.get_data(index)["image"].float()) for index in range(len(dataset))]
     return scene.config, [HeldOut(*images) for images in zip(photos, before, edited, strict=True)]
 
 
@@ -184,15 +183,6 @@ def render_held_out(config_path: Path, base: Path | None = None) -> tuple["Train
 def _render(model: "Model", cameras: Any, index: int) -> Tensor:
     image = model.get_outputs_for_camera(cameras[index : index + 1])["rgb"]
     return image.permute(2, 0, 1).clamp(0, 1).cpu()
-
-
-def _photo(image: Tensor) -> Tensor:
-    """(H, W, 3 or 4) -> (3, H, W), transparent parts on white as in training."""
-    image = image.float()
-    colour, alpha = image[..., :3], image[..., 3:]
-    if alpha.shape[-1]:
-        colour = colour * alpha + (1 - alpha)
-    return colour.permute(2, 0, 1)
 
 
 def before_after(views: Sequence[HeldOut], path: Path) -> None:

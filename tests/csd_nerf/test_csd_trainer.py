@@ -14,6 +14,7 @@ from csd_core.errors import UserError
 from csd_nerf.csd_checkpoint import STATE, read_checkpoint
 from csd_nerf.csd_checks import prepare
 from csd_nerf.csd_model import LazyLPIPS
+from csd_nerf.csd_quality import Quality
 from csd_nerf.csd_rounds import Rounds
 from tests.csd_nerf.conftest import PROMPT, arguments, parse, train, write_capture
 
@@ -83,14 +84,20 @@ def test_cameras_are_frozen_while_editing(edited: Any, nerfacto_run: Path) -> No
     assert not torch.equal(edited.pipeline.state_dict()[moved], before[moved])
 
 
-def test_edited_views_have_the_average_appearance(edited: Any, nerfacto_run: Path) -> None:
+def test_all_views_have_the_average_appearance_of_the_base(edited: Any, nerfacto_run: Path) -> None:
     before = read_checkpoint(max((nerfacto_run / "nerfstudio_models").iterdir()))["pipeline"]
     table = before["_model.field.embedding_appearance.embedding.weight"]
-    appearances = edited.model.field.embedding_appearance
-    views = sorted(Rounds(edited.base_dir / "edits").read(edited.datamanager.rounds_done))
-    assert views
-    torch.testing.assert_close(appearances.shown, table.mean(0))
-    assert appearances.edited.nonzero().flatten().tolist() == views
+    assert not torch.equal(table[0], table[1])
+    now = edited.model.field.embedding_appearance.embedding.weight
+    torch.testing.assert_close(now, table.mean(0).expand_as(table))
+
+
+def test_quality_is_measured_before_the_first_edit_and_of_every_round(edited: Any) -> None:
+    quality = Quality.read(edited.base_dir)
+    assert quality == edited.datamanager.quality
+    assert quality.base is not None
+    assert 0 < quality.base < 40
+    assert [number for number, value in quality.rounds.items() if 0 < value < 60] == ["1", "2", "3"]
 
 
 def test_training_sees_exactly_the_bytes_on_disk(edited: Any) -> None:

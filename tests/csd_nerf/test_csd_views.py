@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from csd_nerf.csd_views import ViewDeck, pad_to_one_shape, round_seed, to_bytes, to_float
+from csd_nerf.csd_views import ViewDeck, on_white, pad_to_one_shape, round_seed, to_bytes, to_float
 
 
 @pytest.mark.parametrize(("num_views", "count"), [(11, 4), (12, 4), (5, 5), (7, 3)])
@@ -50,3 +50,9 @@ def test_padding_mirrors_as_often_as_it_takes() -> None:
 def test_bytes_survive_the_way_to_float_and_back() -> None:
     values = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(3, 16, 16)
     assert torch.equal(to_bytes(to_float(values)), values)
+
+
+def test_transparent_parts_of_a_photo_lie_on_white() -> None:
+    image = torch.tensor([[[0.2, 0.4, 0.6, 0.0], [0.2, 0.4, 0.6, 0.5]]])
+    expected = torch.tensor([[1.0, 0.6], [1.0, 0.7], [1.0, 0.8]])[:, None]
+    torch.testing.assert_close(on_white(image), expected)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from csd_core.errors import UserError
 from csd_nerf import demo, evaluate_edit
+from csd_nerf.csd_quality import BASE_AT_LEAST
 from csd_nerf.demo import DemoConfig
 from csd_nerf.demo_scene import write_demo_scene
 from csd_nerf.quiet import quiet_environment
@@ -62,6 +63,23 @@ def test_demo_leaves_picture_and_figures(finished):
     with Image.open(output / "before_after.png") as image:
         assert image.width >= 3 * 32
         assert image.height >= 32
+
+
+def test_demo_is_quiet_and_ends_with_a_verdict(finished):
+    output, done = finished
+    lines = done.stdout.splitlines()
+    assert len(lines) < 45, done.stdout
+    assert "CSDTrainerConfig" not in done.stdout
+    assert not [line for line in lines if "nerfstudio_dataparser" in line or "writer.py" in line]
+    # after six steps nothing is there: it says so before the edit, and at the end
+    (run,) = output.glob("runs/demo/csd-nerf2nerf-tiny/*")
+    quality = json.loads((run / "quality.json").read_text())
+    assert quality["base"] < BASE_AT_LEAST
+    warned = next(k for k, line in enumerate(lines) if line.startswith("warning: held-out photos"))
+    edited = next(k for k, line in enumerate(lines) if line.startswith("Round 1: "))
+    assert warned < edited
+    assert "The result can NOT be trusted" in done.stdout[done.stdout.rindex("Look around") :]
+    assert (run / "config.yml").is_file()
 
 
 def test_demo_measures_its_cost(finished):

@@ -144,9 +144,3 @@ def test_command_says_in_one_line_what_is_missing(tmp_path: Path, monkeypatch, c
     (tmp_path / "config.yml").touch()
     assert evaluate_edit.main() == 2
     assert "expected checkpoints" in capsys.readouterr().err
-
-
-def test_transparent_parts_of_a_photo_lie_on_white():
-    image = torch.tensor([[[0.2, 0.4, 0.6, 0.0], [0.2, 0.4, 0.6, 0.5]]])
-    expected = torch.tensor([[1.0, 0.6], [1.0, 0.7], [1.0, 0.8]])[:, None]
-    torch.testing.assert_close(evaluate_edit._photo(image), expected)
