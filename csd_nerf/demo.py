@@ -72,10 +72,13 @@ class Cost:
 
 def demo(config: DemoConfig) -> None:
     """Train a scene, edit it by an instruction, and show held-out views before and after."""
+    silence_others()
     from csd_core.mini_editor.edits import INSTRUCTIONS, find_instruction
+    from csd_nerf.console import choose_lines
 
     console = Console()
     check(config)
+    choose_lines(nerfstudios=config.verbose)
     if find_instruction(config.prompt) is None:
         known = ", ".join(instruction.wordings[0] for instruction in INSTRUCTIONS.values())
         console.print(
@@ -265,7 +268,6 @@ def finish(config: DemoConfig, run: Path, train_seconds: float, console: Console
     from csd_nerf.csd_quality import Quality
     from csd_nerf.evaluate_edit import before_after, measure_edit, print_figures, render_held_out
 
-    silence_others()
     _, views = render_held_out(run / "config.yml")
     figures = measure_edit(views, config.prompt)
     picture = config.output / "before_after.png"

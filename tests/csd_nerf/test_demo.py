@@ -69,6 +69,7 @@ def test_demo_is_quiet_and_ends_with_a_verdict(finished):
     output, done = finished
     lines = done.stdout.splitlines()
     assert len(lines) < 45, done.stdout
+    assert "Warning" not in done.stderr.replace("UserWarning: the prompt is cut", "")
     assert "CSDTrainerConfig" not in done.stdout
     assert not [line for line in lines if "nerfstudio_dataparser" in line or "writer.py" in line]
     # after six steps nothing is there: it says so before the edit, and at the end
