@@ -12,6 +12,7 @@ from PIL import Image
 from csd_core.errors import UserError
 from csd_core.io.files import file_hash
 from csd_core.metrics.depth import reprojection_error
+from csd_nerf.csd_checkpoint import read_checkpoint
 from csd_nerf.evaluate_command import main
 from csd_nerf.novel_views import (
     base_checkpoint,
@@ -42,6 +43,34 @@ def run(tmp_path_factory: pytest.TempPathFactory, capture: Path, tiny_epsilon: P
 @pytest.fixture(scope="module")
 def scene(run: Path) -> Any:
     return open_scene(run)
+
+
+def test_an_older_run_shows_the_appearance_that_it_kept_beside_nerfactos(
+    tmp_path: Path, capture: Path, tiny_epsilon: Path
+) -> None:
+    appearances = ("--pipeline.model.use-appearance-embedding", "True")
+    more = ("--base-steps", "3", "--max-num-iterations", "5", *appearances)
+    run = Path(train(parse(arguments(capture, tmp_path, tiny_epsilon, *more))).base_dir)
+    checkpoint = latest_checkpoint(run / "config.yml")
+    content, table = read_checkpoint(checkpoint), "_model.field.embedding_appearance."
+    weights = content["pipeline"]
+    views, size = weights[f"{table}embedding.weight"].shape
+    shown = weights[f"{table}embedding.weight"][0].clone()
+    weights[f"{table}embedding.weight"] = torch.randn(views, size)
+    expected = render_views((scene := open_scene(run)).pipeline, cameras := novel_cameras(scene, 1)).frames
+    weights |= {f"{table}shown": shown, f"{table}edited": torch.arange(views) < 4}
+    torch.save(content, checkpoint)
+    config = run / "config.yml"
+    config.write_text(
+        config.read_text().replace(
+            "use_appearance_embedding:", "share_appearance: true\n    use_appearance_embedding:"
+        )
+    )
+    assert "share_appearance" in config.read_text()
+    again = open_scene(run).pipeline
+    assert torch.equal(render_views(again, cameras).frames, expected)
+    load_weights(again, checkpoint)
+    assert torch.equal(render_views(again, cameras).frames, expected)
 
 
 def test_cameras_lie_between_those_of_the_capture(scene: Any) -> None:
