@@ -38,6 +38,8 @@ class CSDModelConfig(NerfactoModelConfig):
     _target: type = field(default_factory=lambda: CSDModel)
     use_appearance_embedding: bool = False
     """Let each photo have an appearance of its own, where exposure changes from photo to photo."""
+    appearance_embed_dim: int = 4
+    """Numbers of an appearance: few, so that it can hold the exposure and not the scene."""
 
 
 class CSDModel(NerfactoModel):
@@ -54,6 +56,9 @@ class CSDModel(NerfactoModel):
         self.config.implementation = choose_implementation(asked, self.kwargs.get("device", "cpu"))
         with mock.patch(LPIPS_CLASS, LazyLPIPS):  # nerfacto would download AlexNet here
             super().populate_modules()
+        if self.field.embedding_appearance is not None:
+            # all alike at first: renders show the average, which random ones would leave unseen in training
+            torch.nn.init.zeros_(self.field.embedding_appearance.embedding.weight)
         self.register_load_state_dict_pre_hook(lambda _, weights, *rest: take_shown_appearance(weights))
         moves_cameras = self.config.camera_optimizer.mode != "off"
         speed_up(self, follow_points=moves_cameras or self.config.predict_normals)

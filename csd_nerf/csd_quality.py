@@ -123,7 +123,8 @@ def base_warning(value: float) -> str:
     return (
         f"held-out photos are rendered at {value:.1f} dB, expected at least {BASE_AT_LEAST:.0f}: the scene "
         "was not found, and its edits will be fog; check the poses (ns-process-data), take more photos that "
-        "overlap, or raise --base-steps"
+        "overlap, raise --base-steps, or, where the exposure changes from photo to photo, give "
+        "--pipeline.model.use-appearance-embedding True (--appearance of csd-demo)"
     )
 
 

@@ -44,6 +44,8 @@ class DemoConfig:
     """Folder for everything that the demo leaves."""
     max_side: int = 256
     """Photos larger than this are used at 1/2, 1/3 ... of their size; your files stay as they are."""
+    appearance: bool = False
+    """Let each photo have an appearance of its own, where exposure changes from photo to photo."""
     base_steps: int | None = None
     """Steps of base training. Default: the preset's."""
     steps: int | None = None
@@ -221,6 +223,7 @@ def train_command(config: DemoConfig, scene: Path) -> list[str]:
         "pipeline.datamanager.edit.num-steps": config.edit_steps,
         "pipeline.datamanager.edit-interval": config.edit_interval,
         "pipeline.datamanager.data": str(scene),
+        "pipeline.model.use-appearance-embedding": config.appearance or None,
         "verbose": config.verbose or None,
     }
     given = [

@@ -69,6 +69,10 @@ def test_render_is_nerfactos_and_leaves_no_trace(model: CSDModel) -> None:
 @pytest.mark.parametrize("average", [True, False])
 def test_frozen_views_have_the_appearance_that_renders_show(average: bool) -> None:
     model = build(use_appearance_embedding=True, use_average_appearance_embedding=average)
+    assert model.field.embedding_appearance is not None
+    weight = model.field.embedding_appearance.embedding.weight
+    assert not weight.any(), "all views begin alike"
+    torch.nn.init.normal_(weight)
     before = model.render_rgb(rays(50))
     model.freeze_appearance()
     torch.testing.assert_close(model.render_rgb(rays(50)), before, rtol=0, atol=RENDER_TOLERANCE)
