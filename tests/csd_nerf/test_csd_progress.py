@@ -86,3 +86,15 @@ def test_prints_a_line_now_and_then_without_a_terminal(
     assert lines[0].startswith("base training 10/100, about 2 min and 2 rounds of edits left")
     assert any(line.startswith("round 1: editing 4/10, about 45 s left") for line in lines)
     assert lines[-1] == "training on edits 100/100, done"
+
+
+def test_every_step_and_part_of_a_round_ticks(printed: io.StringIO) -> None:
+    ticks: list[int] = []
+    run = RunProgress(
+        0, 9, lambda step: 0, lambda step: "", Console(file=printed), tick=lambda: ticks.append(1)
+    )
+    with run, run.round(1), run.task("editing", 4) as advance:
+        advance(1)
+        advance(3)
+    run.step_done(0)
+    assert len(ticks) == 3

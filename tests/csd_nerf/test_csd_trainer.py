@@ -11,6 +11,7 @@ import torch
 
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import UserError
+from csd_core.machine import FreeCores
 from csd_nerf.csd_checkpoint import STATE, read_checkpoint
 from csd_nerf.csd_checks import prepare
 from csd_nerf.csd_model import LazyLPIPS
@@ -98,6 +99,10 @@ def test_quality_is_measured_before_the_first_edit_and_of_every_round(edited: An
     assert quality.base is not None
     assert 0 < quality.base < 40
     assert [number for number, value in quality.rounds.items() if 0 < value < 60] == ["1", "2", "3"]
+
+
+def test_a_run_on_the_cpu_keeps_off_cores_that_others_use(edited: Any) -> None:
+    assert isinstance(edited.progress._tick.__self__, FreeCores)
 
 
 def test_training_sees_exactly_the_bytes_on_disk(edited: Any) -> None:
