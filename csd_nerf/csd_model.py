@@ -77,14 +77,6 @@ class CSDModel(NerfactoModel):
             callback.func = shifted(callback.func)
         return callbacks
 
-    def freeze_appearance(self) -> None:
-        """Give all views the appearance that renders show, for good: else views could differ in it unseen."""
-        table = self.field.embedding_appearance
-        if table is not None:
-            weight = table.embedding.weight.requires_grad_(False)
-            average = weight.mean(0) if self.config.use_average_appearance_embedding else torch.zeros(())
-            weight.copy_(average.expand_as(weight))
-
     def sampler_state(self) -> dict[str, Any]:
         """Where the schedules of the proposal networks stand, as plain data: renders depend on it, too."""
         sampler = self.proposal_sampler

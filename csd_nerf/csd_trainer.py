@@ -141,9 +141,8 @@ class CSDTrainer(Trainer):
             self._begin_editing()
 
     def _begin_editing(self) -> None:
-        """Optimisers start anew (appendix B.3); cameras and appearances are frozen."""
+        """Optimisers start anew (appendix B.3) and cameras are frozen."""
         self.editing = True
-        self.model.freeze_appearance()
         for parameter in self.model.camera_optimizer.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None

@@ -85,14 +85,6 @@ def test_cameras_are_frozen_while_editing(edited: Any, nerfacto_run: Path) -> No
     assert not torch.equal(edited.pipeline.state_dict()[moved], before[moved])
 
 
-def test_all_views_have_the_average_appearance_of_the_base(edited: Any, nerfacto_run: Path) -> None:
-    before = read_checkpoint(max((nerfacto_run / "nerfstudio_models").iterdir()))["pipeline"]
-    table = before["_model.field.embedding_appearance.embedding.weight"]
-    assert not torch.equal(table[0], table[1])
-    now = edited.model.field.embedding_appearance.embedding.weight
-    torch.testing.assert_close(now, table.mean(0).expand_as(table))
-
-
 def test_quality_is_measured_before_the_first_edit_and_of_every_round(edited: Any) -> None:
     quality = Quality.read(edited.base_dir)
     assert quality == edited.datamanager.quality
