@@ -3,7 +3,7 @@
 from nerfstudio.utils.rich_utils import CONSOLE as NERFSTUDIO
 from rich.console import Console
 
-CONSOLE = Console(width=120, highlight=False)
+CONSOLE = Console(soft_wrap=True, highlight=False)
 
 
 def choose_lines(*, ours: bool = True, nerfstudios: bool) -> None:

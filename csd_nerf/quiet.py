@@ -5,6 +5,7 @@ import warnings
 
 MODULES = (
     "nerfstudio.cameras.cameras",
+    "nerfstudio.engine.optimizers",
     "nerfstudio.engine.trainer",
     "nerfstudio.field_components.activations",
     "torch.jit._script",
