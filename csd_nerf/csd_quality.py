@@ -28,7 +28,7 @@ BASE_AT_LEAST = 20.0
 """dB of the base scene on held-out photos; below it the geometry is wrong, and an edit cannot mend it."""
 FOLLOWS_AT_LEAST = 17.0
 """dB of the renders of edited views to their edits; below it the edits disagree with each other. Good runs
-had 19.6 (a sketch, while half of the views were photos still) to 30."""
+had 18.6 (snow, while most of the views were photos still) to 30."""
 FILE = "quality.json"
 _VIEWS = 4
 _PIXELS = 48  # of the longer side of a view's grid
