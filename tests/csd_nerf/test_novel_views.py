@@ -55,9 +55,13 @@ def test_an_older_run_shows_the_appearance_that_it_kept_beside_nerfactos(
     content, table = read_checkpoint(checkpoint), "_model.field.embedding_appearance."
     weights = content["pipeline"]
     views, size = weights[f"{table}embedding.weight"].shape
-    shown = weights[f"{table}embedding.weight"][0].clone()
+    shown = torch.randn(size)
+    weights[f"{table}embedding.weight"] = shown.expand(views, size).clone()
+    torch.save(content, checkpoint)
+    scene = open_scene(run)
+    cameras = novel_cameras(scene, 1)
+    expected = render_views(scene.pipeline, cameras).frames
     weights[f"{table}embedding.weight"] = torch.randn(views, size)
-    expected = render_views((scene := open_scene(run)).pipeline, cameras := novel_cameras(scene, 1)).frames
     weights |= {f"{table}shown": shown, f"{table}edited": torch.arange(views) < 4}
     torch.save(content, checkpoint)
     config = run / "config.yml"
