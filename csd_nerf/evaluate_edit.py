@@ -25,6 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from csd_core.cli.command import run_command
+from csd_core.machine import FreeCores
 from csd_core.metrics.pixels import psnr
 from csd_core.mini_editor.edits import affected_mask, apply_edit, find_instruction
 from csd_nerf.csd_quality import BASE_AT_LEAST
@@ -167,14 +168,23 @@ def render_held_out(config_path: Path, base: Path | None = None) -> tuple["Train
     Raises:
         UserError: no checkpoint of the base, or it does not fit.
     """
+    cores = FreeCores()
     scene = open_scene(config_path)
     dataset = cast("InputDataset", scene.pipeline.datamanager.eval_dataset)
     model = scene.pipeline.model
     cameras = dataset.cameras.to(model.device)
     before_edit = base or base_checkpoint(config_path.parent, "--base")
-    edited = [_render(model, cameras, view) for view in track(range(len(dataset)), "held-out views, edited")]
+
+    def renders(of: str) -> list[Tensor]:
+        images = []
+        for view in track(range(len(dataset)), f"held-out views, {of}"):
+            cores.look()
+            images.append(_render(model, cameras, view))
+        return images
+
+    edited = renders("edited")
     load_weights(scene.pipeline, before_edit)
-    before = [_render(model, cameras, view) for view in track(range(len(dataset)), "held-out views, base  ")]
+    before = renders("base  ")
     photos = [on_white(dataset.get_data(index)["image"].float()) for index in range(len(dataset))]
     return scene.config, [HeldOut(*images) for images in zip(photos, before, edited, strict=True)]
 

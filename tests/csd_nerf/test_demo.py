@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from csd_core.errors import UserError
+from csd_core.machine import CpuTimes, FreeCores
 from csd_nerf import demo, evaluate_edit
 from csd_nerf.csd_quality import BASE_AT_LEAST
 from csd_nerf.demo import DemoConfig
@@ -118,6 +120,16 @@ def test_evaluate_edit_gives_the_demos_figures_wherever_the_run_lies(finished, t
     shutil.rmtree(next(moved.rglob("base_model")))
     assert evaluate_edit.main() == 2
     assert "--base" in capsys.readouterr().err
+
+
+def test_held_out_views_are_rendered_off_the_cores_of_others(finished, monkeypatch):
+    (run,) = finished[0].glob("runs/demo/csd-nerf2nerf-tiny/*")
+    times = (CpuTimes(wall=2.0 * k - 100, own=0, all=8.0 * k, cores=4) for k in count())
+    threads: list[int] = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(evaluate_edit, "FreeCores", lambda: FreeCores(lambda: next(times), threads.append, 4))
+    evaluate_edit.render_held_out(run / "config.yml")
+    assert threads == [1]
 
 
 # ---- a capture of any size
