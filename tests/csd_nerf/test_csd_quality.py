@@ -97,3 +97,12 @@ def test_quality_is_read_as_it_was_written_and_older_runs_have_none(tmp_path: Pa
     assert Quality.read(tmp_path) == quality
     assert quality.follows == 19.0
     assert json.loads((tmp_path / "quality.json").read_text())["base"] == 21.5
+
+
+def test_a_round_that_went_wrong_is_not_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
+    quality = Quality(base=25.0)
+    for number, value in enumerate((16.6, 18.0, 20.5), start=1):  # views tinted each in a colour of its own
+        quality.round_is(number, value)
+    assert capsys.readouterr().out.count("warning:") == 1
+    assert "16.6" in quality.verdict()
+    assert "NOT" in quality.verdict()
