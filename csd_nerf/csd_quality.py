@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 BASE_AT_LEAST = 20.0
 """dB of the base scene on held-out photos; below it the geometry is wrong, and an edit cannot mend it."""
 FOLLOWS_AT_LEAST = 17.5
-"""dB of the renders of edited views to their edits; below it the edits disagree with each other. The first
-rounds of good runs had 18.5 to 23.3, of runs whose views were tinted each in a colour of its own 16.6 and 17.0."""
+"""dB of the renders of edited views to their edits; below it the edits disagree with each other. First
+rounds of good runs had 18.5 to 23.3; of runs whose views were tinted in a colour each, 16.6 and 17.0."""
 FILE = "quality.json"
 _VIEWS = 4
 _PIXELS = 48  # of the longer side of a view's grid
