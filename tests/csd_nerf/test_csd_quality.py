@@ -8,8 +8,11 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 
 from csd_core.metrics.pixels import psnr
+from csd_core.mini_editor.edits import INSTRUCTIONS, apply_edit
 from csd_nerf import csd_quality
 from csd_nerf.csd_quality import Quality, Shown, edited_views, mean_psnr
+from csd_nerf.csd_rounds import EditedView
+from csd_nerf.csd_views import to_bytes
 from csd_nerf.evaluate_edit import _render
 from tests.csd_nerf.test_csd_model import build
 
@@ -68,7 +71,7 @@ def test_a_few_edited_views_are_evenly_chosen(cameras: Cameras) -> None:
     [
         (25.0, 27.0, ("25.0", "27.0"), True),
         (15.8, 27.0, ("15.8", "poses", "--base-steps"), False),
-        (25.0, 14.2, ("14.2", "edit-interval"), False),
+        (25.0, 9.2, ("9.2", "edit-interval"), False),
         (math.nan, 27.0, ("27.0",), True),
     ],
 )
@@ -91,7 +94,7 @@ def test_low_figures_are_warned_of_in_one_line(
 def test_quality_is_read_as_it_was_written_and_older_runs_have_none(tmp_path: Path) -> None:
     assert Quality.read(tmp_path) == Quality()
     assert Quality().verdict() == "Nothing is known of its quality."
-    quality = Quality(base=21.5, rounds={"9": 30.0, "10": 19.0})
+    quality = Quality(base=21.5, rounds={"9": 30.0, "10": 19.0}, hues={"9": 3.0})
     quality.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["quality.json"]
     assert Quality.read(tmp_path) == quality
@@ -101,8 +104,43 @@ def test_quality_is_read_as_it_was_written_and_older_runs_have_none(tmp_path: Pa
 
 def test_a_round_that_went_wrong_is_not_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
     quality = Quality(base=25.0)
-    for number, value in enumerate((16.6, 18.0, 20.5), start=1):  # views tinted each in a colour of its own
+    for number, value in enumerate((8.0, 14.0, 20.5), start=1):
         quality.round_is(number, value)
     assert capsys.readouterr().out.count("warning:") == 1
-    assert "16.6" in quality.verdict()
+    assert "8.0" in quality.verdict()
     assert "NOT" in quality.verdict()
+
+
+def rounds_of(colors: list[str]) -> list[EditedView]:
+    """Random photos with the instruction's true edit, one outcome each."""
+    generator = torch.Generator().manual_seed(0)
+    photos = [torch.rand(3, *SIZE, generator=generator) for _ in colors]
+    edits = [apply_edit("tint", photo, color) for photo, color in zip(photos, colors, strict=True)]
+    return [
+        EditedView(k, to_bytes(photo), to_bytes(photo), to_bytes(edit))
+        for k, (photo, edit) in enumerate(zip(photos, edits, strict=True))
+    ]
+
+
+def test_views_edited_in_different_colors_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = list(INSTRUCTIONS["tint"].outcomes)
+    quality = Quality(base=25.0)
+    quality.round_is(1, 27.0)
+    quality.edits_are(1, rounds_of([outcomes[0]] * len(outcomes)))
+    assert quality.spread < 5
+    assert "warning:" not in capsys.readouterr().out
+    assert quality.verdict().startswith("The result can be trusted")
+    quality.edits_are(2, rounds_of(outcomes))
+    quality.edits_are(3, rounds_of([outcomes[1]] * len(outcomes)))
+    printed = capsys.readouterr().out
+    assert printed.count("warning: round 2:") == 1
+    assert printed.count("warning:") == 1
+    assert "different colours" in quality.verdict()
+    assert quality.verdict().startswith("The result can NOT be trusted")
+
+
+def test_grey_edits_have_no_hue() -> None:
+    quality = Quality()
+    photo = torch.full((3, *SIZE), 200, dtype=torch.uint8)
+    quality.edits_are(1, [EditedView(0, photo, photo, photo - 100)])
+    assert quality == Quality()

@@ -91,6 +91,7 @@ def test_quality_is_measured_before_the_first_edit_and_of_every_round(edited: An
     assert quality.base is not None
     assert 0 < quality.base < 40
     assert [number for number, value in quality.rounds.items() if 0 < value < 60] == ["1", "2", "3"]
+    assert [number for number, value in quality.hues.items() if value >= 0] == ["1", "2", "3"]
 
 
 def test_a_run_on_the_cpu_keeps_off_cores_that_others_use(edited: Any) -> None:
