@@ -282,10 +282,10 @@ class CSDDataManager(VanillaDataManager):
         }
         folder = ranks.from_main(lambda: rounds.write(number, done, state))
         edits = ranks.from_main(lambda: [view.edit for view in done])  # to the byte, whatever the devices do
-        for view, edit in zip(done, edits, strict=True):
-            self.replace_view(view.index, edit)
-        agreed = [view._replace(edit=edit) for view, edit in zip(done, edits, strict=True)]
-        self.quality.edits_are(number, agreed)
+        done = [view._replace(edit=edit) for view, edit in zip(done, edits, strict=True)]
+        for view in done:
+            self.replace_view(view.index, view.edit)
+        self.quality.edits_are(number, done)
         self.rounds_done, self._last_round_step, self._deck, self._last_views = number, step, deck, views
         if not self.config.keep_model_loaded:
             self._denoiser = None
