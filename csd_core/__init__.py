@@ -8,17 +8,17 @@ from importlib import import_module
 _HOME = {
     "UserError": "errors",
     "NonFiniteError": "errors",
-    "KernelConfig": "svgd",
-    "csd_gradient": "csd",
-    "csd_edit_gradient": "csd",
-    "NoiseSchedule": "schedule",
-    "EditConfig": "config",
-    "edit_images": "engine",
-    "edit_latents": "engine",
+    "KernelConfig": "method.svgd",
+    "csd_gradient": "method.csd",
+    "csd_edit_gradient": "method.csd",
+    "NoiseSchedule": "method.schedule",
+    "EditConfig": "engine.config",
+    "edit_images": "engine.loop",
+    "edit_latents": "engine.loop",
     "InstructPix2Pix": "denoisers.instruct_pix2pix",
     "PanoramaEditor": "editors",
     "VideoEditor": "editors",
-    "Region": "regions",
+    "Region": "canvas.regions",
 }
 
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from csd_core.denoisers.batching import Chunks, MaxBatch, at_a_time, check_max_batch, in_chunks
+from csd_core.canvas.windows import axis_starts
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.denoisers.runtime.batching import Chunks, MaxBatch, at_a_time, check_max_batch, in_chunks
 from csd_core.errors import expect
-from csd_core.images import pad_to_multiple, resize
-from csd_core.schedule import step_generator
-from csd_core.windows import axis_starts
+from csd_core.image_ops import pad_to_multiple, resize
+from csd_core.method.schedule import step_generator
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (

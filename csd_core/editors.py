@@ -10,20 +10,20 @@ from PIL import Image
 from torch import Tensor
 
 from csd_core.baselines import check_settings
-from csd_core.denoisers.batching import MaxBatch
+from csd_core.canvas.detail import DETAIL, Detail
+from csd_core.canvas.panorama import Method, Panorama, changing, sample_panorama
+from csd_core.canvas.regions import Region
+from csd_core.canvas.video import Method as VideoMethod
+from csd_core.canvas.video import VideoEdit, with_method
 from csd_core.denoisers.instruct_pix2pix import DEFAULT_MODEL, InstructPix2Pix
-from csd_core.detail import DETAIL, Detail
-from csd_core.draws import Draws
-from csd_core.engine import ProgressBar
+from csd_core.denoisers.runtime.batching import MaxBatch
+from csd_core.engine.draws import Draws
+from csd_core.engine.loop import ProgressBar
+from csd_core.engine.prepared import PreparedEdit
 from csd_core.errors import expect
-from csd_core.images import blend
-from csd_core.inputs import Picture, Video, as_clip, as_image_tensor, as_mask_tensor, as_masks
-from csd_core.panorama import Method, Panorama, changing, sample_panorama
-from csd_core.prepared import PreparedEdit
+from csd_core.image_ops import blend
+from csd_core.io.arrays import Picture, Video, as_clip, as_image_tensor, as_mask_tensor, as_masks
 from csd_core.presets import panorama_preset, video_preset
-from csd_core.regions import Region
-from csd_core.video import Method as VideoMethod
-from csd_core.video import VideoEdit, with_method
 
 OutputType = Literal["pil", "np", "pt"]
 OnStepEnd = Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from csd_core.baselines import SamplingConfig
-from csd_core.config import EditConfig
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.engine.config import EditConfig
 
 NUM_DECAYS = 10
 """Decays of the step size in a whole edit, as in 200 steps with one every 20 (appendix B)."""

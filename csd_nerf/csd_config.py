@@ -10,11 +10,11 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from csd_core.config import EditConfig
-from csd_nerf.csd_checkpoint import allow_harmless_globals
+from csd_core.engine.config import EditConfig
 from csd_nerf.csd_datamanager import CSDDataManagerConfig
 from csd_nerf.csd_model import CSDModelConfig
 from csd_nerf.csd_trainer import CSDTrainerConfig
+from csd_nerf.runs.checkpoint import allow_harmless_globals
 
 allow_harmless_globals()
 

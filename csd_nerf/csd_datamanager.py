@@ -16,15 +16,15 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, Va
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from torch import Tensor
 
-from csd_core.config import EditConfig
-from csd_core.distributed import ALONE, Ranks
+from csd_core.engine.config import EditConfig
+from csd_core.engine.ranks import ALONE, Ranks
 from csd_core.errors import UserError
 from csd_nerf.console import CONSOLE
-from csd_nerf.csd_progress import RunProgress
-from csd_nerf.csd_quality import Quality, edited_views, held_out_views, mean_psnr
-from csd_nerf.csd_rounds import EditedView, Rounds
-from csd_nerf.csd_viewer import EditPanel, LiveSettings
-from csd_nerf.csd_views import ViewDeck, on_white, pad_to_one_shape, round_seed, to_bytes, to_float
+from csd_nerf.editing.progress import RunProgress
+from csd_nerf.editing.quality import Quality, edited_views, held_out_views, mean_psnr
+from csd_nerf.editing.rounds import EditedView, Rounds
+from csd_nerf.editing.viewer_panel import EditPanel, LiveSettings
+from csd_nerf.editing.views import ViewDeck, on_white, pad_to_one_shape, round_seed, to_bytes, to_float
 
 if TYPE_CHECKING:
     from csd_core.denoisers.base import Denoiser
@@ -296,7 +296,7 @@ class CSDDataManager(VanillaDataManager):
         return views
 
     def _edit_views(self, views: Sequence[int], model: "CSDModel", editing: Editing) -> list[EditedView]:
-        from csd_core.images import fit_to_editor, resize
+        from csd_core.image_ops import fit_to_editor, resize
 
         short_side = self.config.edit_size or editing.denoiser.native_size
         photos = [self.photo(view) for view in views]
@@ -316,7 +316,7 @@ class CSDDataManager(VanillaDataManager):
 
     def _together(self, sources: Tensor, starts: Tensor, editing: Editing) -> Tensor:
         """Collaborative score distillation, the views as its particles."""
-        from csd_core.engine import edit_images
+        from csd_core.engine.loop import edit_images
 
         with editing.progress.task("editing", editing.settings.num_steps) as advance:
             return edit_images(
@@ -332,8 +332,8 @@ class CSDDataManager(VanillaDataManager):
     def _renewed(self, sources: Tensor, starts: Tensor, editing: Editing) -> Tensor:
         """Instruct-NeRF2NeRF's edit: sampled from a start that is noised in part."""
         from csd_core.baselines import SamplingConfig, ip2p_renewed
-        from csd_core.images import pad_to_multiple
-        from csd_core.schedule import step_generator
+        from csd_core.image_ops import pad_to_multiple
+        from csd_core.method.schedule import step_generator
 
         settings, (low, high) = editing.settings, self.config.sampling_range
         drawn = float(torch.rand((), generator=step_generator(settings.seed, 0, 0)))
@@ -367,7 +367,7 @@ class CSDDataManager(VanillaDataManager):
         ranks: Ranks = ALONE,
     ) -> list[Tensor]:
         """Where each edit starts, at the size of its source."""
-        from csd_core.images import resize
+        from csd_core.image_ops import resize
 
         if self.config.start_from == "photo":
             return list(sources)
@@ -436,7 +436,7 @@ class CSDDataManager(VanillaDataManager):
         if self._denoiser is None:
             from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
             from csd_core.denoisers.loading import resolve_device
-            from csd_core.denoisers.precision import as_dtype
+            from csd_core.denoisers.runtime.precision import as_dtype
 
             config = self.config
             device = resolve_device(self.device if config.model_device == "auto" else config.model_device)

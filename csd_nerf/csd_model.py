@@ -19,9 +19,9 @@ from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor
 
 from csd_nerf.console import CONSOLE
-from csd_nerf.csd_checkpoint import take_shown_appearance
-from csd_nerf.csd_contraction import speed_up_contraction
-from csd_nerf.csd_hash import speed_up
+from csd_nerf.nerfstudio_compat.contraction import speed_up_contraction
+from csd_nerf.nerfstudio_compat.hash_encoding import speed_up
+from csd_nerf.runs.checkpoint import take_shown_appearance
 
 Implementation = Literal["tcnn", "torch"]
 

@@ -18,11 +18,15 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from csd_core.cli.command import end_now, say
-from csd_core.distributed import ALONE, LostRankError, Ranks
+from csd_core.engine.ranks import ALONE, LostRankError, Ranks
 from csd_core.errors import UserError
 from csd_core.machine import FreeCores
 from csd_nerf.console import CONSOLE, choose_lines
-from csd_nerf.csd_checkpoint import (
+from csd_nerf.csd_datamanager import CSDDataManager
+from csd_nerf.csd_model import CSDModel
+from csd_nerf.editing.progress import RunProgress
+from csd_nerf.editing.rounds import Rounds
+from csd_nerf.runs.checkpoint import (
     STATE,
     keep_copy,
     random_state,
@@ -30,10 +34,6 @@ from csd_nerf.csd_checkpoint import (
     set_random_state,
     write_checkpoint,
 )
-from csd_nerf.csd_datamanager import CSDDataManager
-from csd_nerf.csd_model import CSDModel
-from csd_nerf.csd_progress import RunProgress
-from csd_nerf.csd_rounds import Rounds
 
 BASE_FOLDER = (
     "base_model"  # in the run's folder: the scene before the first edit, for --load-dir with other prompts
@@ -55,14 +55,14 @@ class CSDTrainerConfig(TrainerConfig):
     def set_timestamp(self) -> None:
         """Name the run. ns-train calls this before it prints or writes anything: the place for all checks."""
         super().set_timestamp()
-        from csd_nerf.csd_checks import prepare
+        from csd_nerf.runs.checks import prepare
 
         choose_lines(nerfstudios=self.verbose)
         _without_foreign_warnings()
         with one_line_errors():
             prepare(self)
         if self.machine.num_devices > 1:
-            from csd_nerf.csd_launch import take_over_launch
+            from csd_nerf.nerfstudio_compat.launch import take_over_launch
 
             take_over_launch()
 
@@ -105,7 +105,7 @@ class CSDTrainer(Trainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; load a checkpoint if one is named."""
-        from csd_nerf.csd_launch import DataParallel
+        from csd_nerf.nerfstudio_compat.launch import DataParallel
 
         with (
             one_line_errors(ranks=self.ranks),

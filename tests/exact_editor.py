@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from csd_core.schedule import NoiseSchedule
+from csd_core.method.schedule import NoiseSchedule
 
 
 def stable_diffusion_schedule() -> NoiseSchedule:

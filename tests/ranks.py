@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from csd_core.cli.command import run_command
-from csd_core.config import EditConfig
-from csd_core.distributed import Ranks, current
-from csd_core.engine import edit_latents
+from csd_core.engine.config import EditConfig
+from csd_core.engine.loop import edit_latents
+from csd_core.engine.ranks import Ranks, current
 from csd_core.errors import UserError
 from tests.exact_editor import ExactEditor
 

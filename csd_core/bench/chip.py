@@ -25,11 +25,11 @@ from csd_core.bench.workloads import (
     seeded,
     stable_diffusion_workload,
 )
-from csd_core.config import EditConfig
-from csd_core.denoisers.precision import dtype_name
-from csd_core.engine import edit_latents
-from csd_core.plan import count_evaluations
-from csd_core.wording import duration
+from csd_core.denoisers.runtime.precision import dtype_name
+from csd_core.engine.config import EditConfig
+from csd_core.engine.loop import edit_latents
+from csd_core.engine.plan import count_evaluations
+from csd_core.engine.wording import duration
 
 SHARE_AT_LEAST = 0.4
 """The target."""

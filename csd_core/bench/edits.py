@@ -9,11 +9,11 @@ from csd_core.bench.bare import Recorder
 from csd_core.bench.options import BenchConfig
 from csd_core.bench.timing import Contender
 from csd_core.bench.workloads import PROMPT, WORKLOADS, ModelName, Setup, Workload, seeded
-from csd_core.config import EditConfig
-from csd_core.distributed import ALONE, Ranks
-from csd_core.engine import edit_latents
+from csd_core.canvas.video import Frames
+from csd_core.engine.config import EditConfig
+from csd_core.engine.loop import edit_latents
+from csd_core.engine.ranks import ALONE, Ranks
 from csd_core.presets import VIDEO_MINI, scheduled
-from csd_core.video import Frames
 
 
 def short_edit(config: BenchConfig, model: ModelName, setup: Setup) -> "ShortEdit":

@@ -11,7 +11,7 @@ from csd_core.bench.options import BenchConfig, BenchOptions
 from csd_core.bench.ranks import RanksResult
 from csd_core.bench.timing import Contender, alternate
 from csd_core.bench.workloads import default_setup
-from csd_core.distributed import Ranks, launched
+from csd_core.engine.ranks import Ranks, launched
 
 
 def be_a_rank(told: str) -> None:

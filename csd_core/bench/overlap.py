@@ -20,12 +20,12 @@ from csd_core.bench.options import Size
 from csd_core.bench.panoramas import SizeResult, smooth_image
 from csd_core.bench.timing import seconds_since, wait_for
 from csd_core.bench.workloads import PLAIN, PROMPT, Workload, stable_diffusion_workload
+from csd_core.canvas.panorama import Frame, Panorama
+from csd_core.canvas.windows import axis_starts
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.panorama import Frame, Panorama
-from csd_core.plan import count_evaluations
+from csd_core.engine.plan import count_evaluations
+from csd_core.engine.wording import duration
 from csd_core.presets import PANORAMA, Preset
-from csd_core.windows import axis_starts
-from csd_core.wording import duration
 
 PART_WINDOWS = {"cpu": 40, "cuda": 2000}
 """Windows on which ip2p-overlap is timed, where there are more."""

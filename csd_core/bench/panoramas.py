@@ -16,13 +16,13 @@ from csd_core.bench.options import BenchConfig, Size
 from csd_core.bench.steps import StepCost, time_steps
 from csd_core.bench.timing import seconds_since, wait_for
 from csd_core.bench.workloads import PROMPT, WORKLOADS, Workload
-from csd_core.images import resize
+from csd_core.canvas.panorama import Panorama
+from csd_core.engine.plan import count_evaluations
+from csd_core.engine.wording import duration
+from csd_core.image_ops import resize
 from csd_core.machine import PeakMemory
-from csd_core.panorama import Panorama
-from csd_core.plan import count_evaluations
+from csd_core.method.schedule import step_generator
 from csd_core.presets import PANORAMA_MINI, Preset
-from csd_core.schedule import step_generator
-from csd_core.wording import duration
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from csd_core.bench.edits import ShortEdit, short_edit
 from csd_core.bench.options import BenchConfig
 from csd_core.bench.timing import Contender, alternate
 from csd_core.bench.workloads import PROMPT, ModelName, Setup, default_setup
-from csd_core.config import EditConfig
-from csd_core.csd import csd_edit_gradient
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.engine import particle_noise
-from csd_core.guidance import instruct_pix2pix
-from csd_core.schedule import step_generator
+from csd_core.engine.config import EditConfig
+from csd_core.engine.loop import particle_noise
+from csd_core.method.csd import csd_edit_gradient
+from csd_core.method.guidance import instruct_pix2pix
+from csd_core.method.schedule import step_generator
 
 AT_LEAST = {"cpu": 2.0, "cuda": 4.0}
 """The target by device."""

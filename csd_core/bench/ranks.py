@@ -1,4 +1,4 @@
-"""One rank against several that share an edit (csd_core/distributed.py), one thread each.
+"""One rank against several that share an edit (csd_core/engine/ranks.py), one thread each.
 
 The ranks are started once, by torchrun, and take turns (one_rank.py): within every round rank 0 edits alone
 while the others wait, and then all of them together. On GPUs where there are as many, else on the CPU.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from csd_core.bench.options import BenchConfig
-from csd_core.distributed import without_launch
+from csd_core.engine.ranks import without_launch
 
 NUM_RANKS = 2
 AT_LEAST = 1.9

@@ -10,7 +10,7 @@ from torch import Tensor
 from csd_core.bench.bare import Recorder
 from csd_core.bench.timing import seconds_of, seconds_since
 from csd_core.bench.workloads import Workload
-from csd_core.prepared import PreparedEdit
+from csd_core.engine.prepared import PreparedEdit
 
 
 @dataclass(frozen=True)

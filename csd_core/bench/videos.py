@@ -15,11 +15,11 @@ from csd_core.bench.options import BenchConfig
 from csd_core.bench.steps import StepCost, time_steps
 from csd_core.bench.timing import seconds_since
 from csd_core.bench.workloads import PROMPT, WORKLOADS, Workload
+from csd_core.canvas.video import VideoEdit
+from csd_core.engine.plan import count_evaluations
+from csd_core.engine.wording import duration
 from csd_core.machine import PeakMemory
-from csd_core.plan import count_evaluations
 from csd_core.presets import VIDEO_MINI, Preset
-from csd_core.video import VideoEdit
-from csd_core.wording import duration
 
 SIZE = (540, 960)
 """Height and width of the frames."""

@@ -7,12 +7,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from csd_core.denoisers.compiling import check_compiler
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.denoisers.precision import default_dtype, dtype_name, has_native_bfloat16
+from csd_core.denoisers.runtime.compiling import check_compiler
+from csd_core.denoisers.runtime.precision import default_dtype, dtype_name, has_native_bfloat16
 from csd_core.errors import UserError
+from csd_core.method.schedule import step_generator
 from csd_core.presets import VIDEO_MINI
-from csd_core.schedule import step_generator
 
 PROMPT = "make it night"
 POOL = 8
@@ -157,7 +157,7 @@ def seeded(seed: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _untrained_mini(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    from csd_core.mini_editor import build
+    from csd_core.mini_editor.training import build
 
     tokenizer = build.build_tokenizer()
     networks: dict[str, Any] = {

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from csd_core.distributed import LostRankError, Ranks, TerminatedError, launched
+from csd_core.engine.ranks import LostRankError, Ranks, TerminatedError, launched
 from csd_core.errors import UserError, expect
 
 Config = TypeVar("Config")

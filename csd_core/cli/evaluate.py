@@ -16,12 +16,12 @@ from csd_core.errors import expect
 from csd_core.evaluation import Again, Captions, PanoramaPair, Tools, measure_panoramas, measure_video, seams
 from csd_core.evaluation.inputs import PanoramaFiles, read_frame_pairs, read_panorama_files
 from csd_core.evaluation.measuring import Borders, cut, part_positions, squares
+from csd_core.evaluation.metrics.extractors import DEFAULT_CLIP
 from csd_core.evaluation.report import Report, check_report_folder, print_report, write_report
 from csd_core.evaluation.tools import FID, LPIPS
 from csd_core.io.files import content_hash, folder_written_beside
 from csd_core.io.images import MAX_PIXELS
 from csd_core.io.videos import MAX_FRAMES
-from csd_core.metrics.extractors import DEFAULT_CLIP
 
 
 @dataclass(kw_only=True)
@@ -80,8 +80,8 @@ class EvaluateOptions:
         Raises:
             UserError: the extractor, or a file that was named, cannot be loaded.
         """
-        from csd_core.metrics.extractors import ClipExtractor
-        from csd_core.metrics.perceptual import Inception, Lpips
+        from csd_core.evaluation.metrics.extractors import ClipExtractor
+        from csd_core.evaluation.metrics.perceptual import Inception, Lpips
 
         clip = ClipExtractor.from_pretrained(
             self.clip,

@@ -5,15 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csd_core.denoisers.batching import MaxBatch, check_max_batch
-from csd_core.denoisers.precision import DType, as_dtype, dtype_name
+from csd_core.denoisers.runtime.batching import MaxBatch, check_max_batch
+from csd_core.denoisers.runtime.precision import DType, as_dtype, dtype_name
 from csd_core.errors import expect
 from csd_core.io.files import check_output
 from csd_core.io.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-    from csd_core.distributed import Ranks
+    from csd_core.engine.ranks import Ranks
 
 
 @dataclass(kw_only=True)

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from csd_core.canvas.panorama import Borders, Method, Panorama, sample_panorama
+from csd_core.canvas.regions import Region, mask_files, read_regions
 from csd_core.cli.command import run_command
 from csd_core.cli.job import Job, as_table, conclude, forget, hint, load, unfinished
 from csd_core.cli.options import EditOptions
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.distributed import Ranks, current
+from csd_core.engine.ranks import Ranks, current
 from csd_core.errors import expect
-from csd_core.images import blend
+from csd_core.image_ops import blend
 from csd_core.io.files import file_hash
 from csd_core.io.images import (
     Picture,
@@ -27,9 +29,7 @@ from csd_core.io.images import (
     read_picture,
     write_picture,
 )
-from csd_core.panorama import Borders, Method, Panorama, sample_panorama
 from csd_core.presets import panorama_preset
-from csd_core.regions import Region, mask_files, read_regions
 
 
 @dataclass(kw_only=True)

@@ -12,13 +12,14 @@ import numpy as np
 from torch import Tensor
 
 from csd_core.baselines import SamplingConfig
+from csd_core.canvas.detail import DETAIL, Detail
+from csd_core.canvas.video import Method, VideoEdit, with_method
 from csd_core.cli.command import run_command
 from csd_core.cli.job import Job, as_table, conclude, forget, hint, load, unfinished
 from csd_core.cli.options import EditOptions, beside, selection
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.detail import DETAIL, Detail
-from csd_core.distributed import Ranks, current
-from csd_core.engine import ProgressBar
+from csd_core.engine.loop import ProgressBar
+from csd_core.engine.ranks import Ranks, current
 from csd_core.errors import expect
 from csd_core.io.files import content_hash
 from csd_core.io.images import Picture, quantise, write_picture
@@ -26,7 +27,6 @@ from csd_core.io.video_masks import Masks, open_masks
 from csd_core.io.video_writer import VideoWriter, check_can_write
 from csd_core.io.videos import MAX_FRAMES, Video, read_video
 from csd_core.presets import video_preset
-from csd_core.video import Method, VideoEdit, with_method
 
 
 @dataclass(kw_only=True)

@@ -9,9 +9,9 @@ from types import FrameType
 
 from torch import Tensor
 
-from csd_core.distributed import ALONE, Ranks
-from csd_core.engine import ProgressBar
-from csd_core.resume import Checkpoint
+from csd_core.engine.checkpoint import Checkpoint
+from csd_core.engine.loop import ProgressBar
+from csd_core.engine.ranks import ALONE, Ranks
 
 SAVE_SECONDS = 30.0
 """Time between two checkpoints: what a kill costs at most."""

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from csd_core.schedule import NoiseSchedule
+from csd_core.method.schedule import NoiseSchedule
 
 
 class Denoiser(Protocol):

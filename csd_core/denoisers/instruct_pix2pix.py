@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from csd_core.denoisers.batching import in_chunks
-from csd_core.denoisers.compiling import check_compiler, compile_network
-from csd_core.denoisers.offloading import Offloaded
-from csd_core.denoisers.precision import default_dtype
+from csd_core.denoisers.runtime.batching import in_chunks
+from csd_core.denoisers.runtime.compiling import check_compiler, compile_network
+from csd_core.denoisers.runtime.offloading import Offloaded
+from csd_core.denoisers.runtime.precision import default_dtype
+from csd_core.denoisers.runtime.tiles import in_tiles
+from csd_core.method.schedule import NoiseSchedule
 from csd_core.mini_editor.language import unknown_prompt_message
-from csd_core.schedule import NoiseSchedule
-from csd_core.tiles import in_tiles
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

@@ -1,6 +1,6 @@
 """What can be measured of an edit: what each number is, which way is better, and whence it comes.
 
-The formulas are computed in csd_core.metrics; here they are in words for reports.
+The formulas are computed in csd_core.evaluation.metrics; here they are in words for reports.
     s, e     features of the source and of the edit of an item, normalised; t, t' those of the two captions
     k, k + 1 neighbours: consecutive frames or views, overlapping parts of a panorama
 """
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from csd_core.metrics.clip import mean_and_error
+from csd_core.evaluation.metrics.clip import mean_and_error
 
 Better = Literal["higher", "lower"]
 Over = Literal["item", "pair", "whole"]
@@ -190,7 +190,7 @@ MEASURES = {
             "lower",
             "whole",
             "(mean step of luma across window borders / elsewhere) over the same of the source; 1: no seam",
-            "csd_core.metrics.pixels.seam_score",
+            "csd_core.evaluation.metrics.pixels.seam_score",
         ),
         Measure(
             "psnr_outside_mask",

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from csd_core.errors import UserError, expect
 from csd_core.evaluation.measures import CAP_DB, Measured, measured
+from csd_core.evaluation.metrics import clip
+from csd_core.evaluation.metrics.flow import warp_errors
+from csd_core.evaluation.metrics.pixels import psnr, seam_score
 from csd_core.evaluation.tools import FID, LPIPS, Captions, Tools
-from csd_core.metrics import clip
-from csd_core.metrics.flow import warp_errors
-from csd_core.metrics.pixels import psnr, seam_score
 
 Item = TypeVar("Item")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from csd_core.evaluation.measures import Measured
 from csd_core.evaluation.report import Report, amount, heading
-from csd_core.images import editor_size, resize
+from csd_core.image_ops import editor_size, resize
 from csd_core.io.images import quantise
 
 MOST_PICTURES = 24

@@ -23,7 +23,7 @@ def borders(size: Sequence[int], window: int, stride: int, margin: int = 0) -> B
     """
     if min(size) < window:
         return None
-    from csd_core.mini_editor.panoramas import borders as along
+    from csd_core.mini_editor.training.panoramas import borders as along
 
     rows, columns = (
         tuple(y for y in along(length, window, stride, margin) if 0 < y < length) for length in size

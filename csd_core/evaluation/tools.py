@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 from csd_core.errors import UserError, expect
 
 if TYPE_CHECKING:
-    from csd_core.metrics.extractors import ClipExtractor
-    from csd_core.metrics.perceptual import Inception, Lpips
+    from csd_core.evaluation.metrics.extractors import ClipExtractor
+    from csd_core.evaluation.metrics.perceptual import Inception, Lpips
 
 Network = TypeVar("Network")
 

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from csd_core.baselines import SamplingConfig, num_calls
-from csd_core.config import EditConfig
+from csd_core.canvas.panorama import Panorama, sample_panorama
+from csd_core.canvas.video import VARIANTS, ArrayClip, VideoEdit
+from csd_core.canvas.windows import axis_starts
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.engine.config import EditConfig
+from csd_core.engine.plan import count_evaluations
 from csd_core.errors import expect
 from csd_core.experiments.grid import Cell
 from csd_core.experiments.inputs import Input, read_frames, write_frames
 from csd_core.experiments.settings import Model, Prompt, Variant, decisive, optimised
-from csd_core.images import resize
+from csd_core.image_ops import resize
 from csd_core.io.images import quantise
-from csd_core.panorama import Panorama, sample_panorama
-from csd_core.plan import count_evaluations
 from csd_core.presets import PANORAMA, PANORAMA_MINI, VIDEO, VIDEO_MINI, Preset, panorama_preset, video_preset
-from csd_core.video import VARIANTS, ArrayClip, VideoEdit
-from csd_core.windows import axis_starts
 
 FRAMES = "frames"
 """Folder of a cell's edited frames."""

@@ -101,8 +101,8 @@ def known_truth(prompt: Prompt, before: Sequence[Tensor], after: Sequence[Tensor
     hue_spread, share: of a choice alone. How far hues differ between frames, or parts of a picture, in
         degrees; share of them nearest to the outcome that most are nearest to.
     """
-    from csd_core.metrics.pixels import hue_spread
-    from csd_core.mini_editor.videos import match
+    from csd_core.evaluation.metrics.pixels import hue_spread
+    from csd_core.mini_editor.training.videos import match
 
     whole = match(prompt.instruction, iter(before), after)
     figures = {"psnr_true": Figure(finite(whole.psnr), len(after))}
@@ -131,7 +131,7 @@ def finite(value: float) -> float | None:
 
 def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None, int]:
     """Mean, standard error and number; None where there are too few."""
-    from csd_core.metrics.clip import mean_and_error as of_tensor
+    from csd_core.evaluation.metrics.clip import mean_and_error as of_tensor
 
     mean, error, n = of_tensor(torch.tensor(values, dtype=torch.float64))
     return finite(mean), finite(error), n

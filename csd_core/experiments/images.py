@@ -132,7 +132,7 @@ class Counter:
 
 
 def _sheet_rows(cell: Cell, folder: Path, source: Input) -> tuple[Tensor, Tensor]:
-    from csd_core.mini_editor.sampling import spread
+    from csd_core.mini_editor.training.sampling import spread
 
     before, after = sized_source(cell, source), read_frames(cell.path(folder) / FRAMES)
     some = spread(len(before), min(SHEET_FRAMES, len(before)))

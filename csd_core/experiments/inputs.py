@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from csd_core.canvas.video import as_image
 from csd_core.errors import expect
-from csd_core.images import editor_size, resize
+from csd_core.image_ops import editor_size, resize
 from csd_core.io.files import folder_written_beside
 from csd_core.io.images import Picture, quantise, read_picture, write_picture
 from csd_core.io.video_sources import is_still_picture
 from csd_core.io.videos import read_video
-from csd_core.video import as_image
 
 Array = np.ndarray
 

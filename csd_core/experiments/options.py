@@ -9,7 +9,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from csd_core.denoisers.precision import DType, as_dtype, dtype_name
+from csd_core.denoisers.runtime.precision import DType, as_dtype, dtype_name
 from csd_core.errors import expect
 from csd_core.experiments.experiment import Experiment, Scale
 from csd_core.experiments.figures import Figures

@@ -107,8 +107,8 @@ def _bars(rows: Sequence[Row], columns: Sequence[Column], clip: str) -> "Figure"
 
 def write_sheet(path: Path, rows: Sequence[torch.Tensor], labels: Sequence[str]) -> None:
     """Rows of images (n, 3, H, W) in [0, 1], brought to the size of the first, each with its name."""
-    from csd_core.images import resize
-    from csd_core.mini_editor.report import save_sheet
+    from csd_core.image_ops import resize
+    from csd_core.mini_editor.training.report import save_sheet
 
     size = (rows[0].shape[-2], rows[0].shape[-1])
     save_sheet(path, [resize(row, size) for row in rows], labels)

@@ -6,7 +6,7 @@ the package, small enough for one core: at three seeds each takes about 20 minut
 
 from collections.abc import Mapping
 
-from csd_core.config import EditConfig
+from csd_core.engine.config import EditConfig
 from csd_core.errors import expect
 from csd_core.experiments import paper
 from csd_core.experiments.experiment import Column, Experiment, Plot, Scale

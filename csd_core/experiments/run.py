@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from csd_core.denoisers.loading import MINI, resolve_device
-from csd_core.distributed import ALONE, Ranks, current
+from csd_core.engine.ranks import ALONE, Ranks, current
+from csd_core.engine.wording import duration
 from csd_core.errors import UserError, expect
 from csd_core.experiments.experiment import Experiment
 from csd_core.experiments.figures import figures_path, read_figures, tools_identity, write_figures
@@ -31,7 +32,6 @@ from csd_core.experiments.tables import (
 )
 from csd_core.io.files import written_beside
 from csd_core.machine import describe_machine, versions
-from csd_core.wording import duration
 
 if TYPE_CHECKING:
     from csd_core.evaluation import Tools
@@ -128,8 +128,8 @@ def load_tools(options: ExperimentOptions, columns: set[str]) -> "Tools":
     Raises:
         UserError: an extractor of features that was asked for is missing.
     """
+    from csd_core.evaluation.metrics.extractors import DEFAULT_CLIP, ClipExtractor
     from csd_core.evaluation.tools import LPIPS, Tools
-    from csd_core.metrics.extractors import DEFAULT_CLIP, ClipExtractor
 
     device, tools = options.device[0], Tools()
     load = partial(
@@ -145,7 +145,7 @@ def load_tools(options: ExperimentOptions, columns: set[str]) -> "Tools":
         usual = MINI if options.model == MINI else DEFAULT_CLIP
         tools.clip = tools.try_loading("CLIP", lambda: load(usual))
     if "lpips" in columns:
-        from csd_core.metrics.perceptual import Lpips
+        from csd_core.evaluation.metrics.perceptual import Lpips
 
         tools.lpips = tools.try_loading(LPIPS, lambda: Lpips.from_pretrained(device=device))
     for line in tools.missing:

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from csd_core.config import EditConfig
+from csd_core.canvas.video import VARIANTS, with_method
+from csd_core.engine.config import EditConfig
 from csd_core.errors import UserError, expect
 from csd_core.io.files import file_hash
 from csd_core.mini_editor.language import read_language
-from csd_core.video import VARIANTS, with_method
 
 DomainName = Literal["panorama", "video", "scene"]
 

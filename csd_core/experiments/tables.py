@@ -8,7 +8,7 @@ from csd_core.experiments.experiment import Column, Experiment
 from csd_core.experiments.figures import Figures, mean_and_error
 from csd_core.experiments.options import Entry
 from csd_core.experiments.paper import Printed
-from csd_core.mini_editor.report import number
+from csd_core.mini_editor.training.report import number
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 

@@ -20,8 +20,8 @@ from csd_core.baselines import (
 )
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import UserError
-from csd_core.images import resize
-from csd_core.schedule import step_generator
+from csd_core.image_ops import resize
+from csd_core.method.schedule import step_generator
 from tests.conftest import DOWNSCALE, NATIVE_SIZE
 
 PIPELINE_ERROR = 1e-3

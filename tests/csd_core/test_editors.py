@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from csd_core.canvas.regions import Region
 from csd_core.cli.command import run_command
 from csd_core.cli.panorama import PanoramaOptions, edit_panorama
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.editors import PanoramaEditor, as_image_tensor, as_mask_tensor
 from csd_core.errors import UserError
-from csd_core.regions import Region
 
 SETTINGS: dict[str, Any] = {"num_inference_steps": 3, "stride": 4}
 PROMPT = "make it red"

@@ -5,7 +5,7 @@ import csd_core
 
 LIGHT = """
 import sys
-import csd_core, csd_core.csd, csd_core.engine, csd_core.denoisers.instruct_pix2pix
+import csd_core, csd_core.method.csd, csd_core.engine.loop, csd_core.denoisers.instruct_pix2pix
 heavy = {"diffusers", "transformers", "nerfstudio", "huggingface_hub"} & set(sys.modules)
 assert not heavy, heavy
 """

@@ -14,7 +14,7 @@ from csd_core.cli.video import VideoOptions, edit_video
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.editors import VideoEditor
 from csd_core.errors import UserError
-from csd_core.inputs import as_clip, as_masks
+from csd_core.io.arrays import as_clip, as_masks
 
 COUNT, HEIGHT, WIDTH = 5, 33, 45
 SETTINGS: dict[str, Any] = {"num_inference_steps": 2}

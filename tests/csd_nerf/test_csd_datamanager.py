@@ -9,7 +9,7 @@ import torch
 
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_nerf.csd_datamanager import CSDDataManagerConfig, Editing
-from csd_nerf.csd_views import to_float
+from csd_nerf.editing.views import to_float
 from tests.csd_nerf.conftest import arguments, parse, train, write_capture
 
 SIZES = [(48, 32), (32, 48), (32, 32), (40, 24)] * 3

@@ -12,11 +12,11 @@ import torch
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import UserError
 from csd_core.machine import FreeCores
-from csd_nerf.csd_checkpoint import STATE, read_checkpoint
-from csd_nerf.csd_checks import prepare
 from csd_nerf.csd_model import LazyLPIPS
-from csd_nerf.csd_quality import Quality
-from csd_nerf.csd_rounds import Rounds
+from csd_nerf.editing.quality import Quality
+from csd_nerf.editing.rounds import Rounds
+from csd_nerf.runs.checkpoint import STATE, read_checkpoint
+from csd_nerf.runs.checks import prepare
 from tests.csd_nerf.conftest import PROMPT, arguments, parse, train, write_capture
 
 BASE_STEPS = 5

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from csd_nerf.csd_checkpoint import STATE, read_checkpoint
+from csd_nerf.runs.checkpoint import STATE, read_checkpoint
 from tests.csd_nerf.conftest import PROMPT, arguments, console_command, environment, run_command
 from tests.programs import running, wait_for
 

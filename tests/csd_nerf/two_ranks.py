@@ -16,7 +16,7 @@ import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.scripts import train as ns_train
 
-from csd_nerf.csd_launch import DataParallel, _cpu_worker
+from csd_nerf.nerfstudio_compat.launch import DataParallel, _cpu_worker
 from tests.ranks import SECONDS, ended, start
 
 RUNS = "runs"

@@ -7,8 +7,8 @@ import torch
 
 from csd_core.bench.edits import short_edit
 from csd_core.bench.workloads import PLAIN, Setup
+from csd_core.canvas.video import Frames
 from csd_core.presets import VIDEO_MINI, scheduled
-from csd_core.video import Frames
 
 CHANNELS_LAST = Setup(channels_last=True)
 

@@ -10,7 +10,7 @@ from csd_core.bench import overlap
 from csd_core.bench.overlap import Round, compare, format_overlap, num_windows, paper_evaluations, part_of
 from csd_core.bench.panoramas import measure_size, smooth_image
 from csd_core.bench.workloads import PROMPT
-from csd_core.config import EditConfig
+from csd_core.engine.config import EditConfig
 from csd_core.presets import PANORAMA_MINI, Preset
 
 SAMPLING = replace(PANORAMA_MINI.sampling, num_inference_steps=3)

@@ -9,8 +9,8 @@ import torch
 from csd_core.bench import panoramas
 from csd_core.bench.panoramas import bench_panoramas, measure_size, smooth_image
 from csd_core.bench.workloads import PROMPT
-from csd_core.config import EditConfig
-from csd_core.panorama import Panorama
+from csd_core.canvas.panorama import Panorama
+from csd_core.engine.config import EditConfig
 from csd_core.presets import PANORAMA_MINI, Preset
 
 SAMPLING = replace(PANORAMA_MINI.sampling, num_inference_steps=3)

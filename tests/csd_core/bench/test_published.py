@@ -21,7 +21,7 @@ from csd_core.bench.published import (
 from csd_core.bench.timing import Rounds
 from csd_core.bench.workloads import PLAIN as PLAIN_SETUP
 from csd_core.bench.workloads import Setup
-from csd_core.engine import EditConfig, edit_latents
+from csd_core.engine.loop import EditConfig, edit_latents
 
 PARTICLES = 3
 SECONDS = {PUBLISHED: 2.0, PUBLISHED_FLOAT32: 8.0, PLAIN: 1.0, DEFAULT: 0.5}

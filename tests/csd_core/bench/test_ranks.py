@@ -7,7 +7,7 @@ from csd_core.bench import one_rank
 from csd_core.bench.one_rank import time_ranks
 from csd_core.bench.ranks import NUM_RANKS, RanksResult, bench_ranks, format_ranks
 from csd_core.bench.timing import Rounds
-from csd_core.distributed import ALONE
+from csd_core.engine.ranks import ALONE
 
 
 def test_two_ranks_do_the_same_edit(config, capsys):

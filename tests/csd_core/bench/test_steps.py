@@ -6,8 +6,8 @@ import pytest
 from csd_core.bench import steps, timing
 from csd_core.bench.bare import Recorder
 from csd_core.bench.steps import Step, StepCost, time_steps
+from csd_core.canvas.video import ArrayClip, VideoEdit
 from csd_core.presets import VIDEO_MINI
-from csd_core.video import ArrayClip, VideoEdit
 
 FRESH = replace(VIDEO_MINI.edit, noise_pool=0)
 

@@ -4,9 +4,9 @@ import pytest
 
 from csd_core.bench import videos
 from csd_core.bench.videos import DrawnClip, bench_videos, measure_video
-from csd_core.config import EditConfig
+from csd_core.canvas.video import VideoEdit
+from csd_core.engine.config import EditConfig
 from csd_core.presets import Preset
-from csd_core.video import VideoEdit
 
 PRESET = Preset(EditConfig(batch_size=2, noise_pool=0), updates=2, least_steps=3)
 MAX_BATCH = 4

@@ -1,7 +1,7 @@
 import torch
 
 from csd_core.bench.workloads import PLAIN, default_setup, missing, stable_diffusion_workload
-from csd_core.denoisers.precision import default_dtype
+from csd_core.denoisers.runtime.precision import default_dtype
 from csd_core.errors import UserError
 
 CPU = torch.device("cpu")

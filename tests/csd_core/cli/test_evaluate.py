@@ -17,9 +17,9 @@ from PIL import Image
 from csd_core.cli import evaluate as module
 from csd_core.cli.evaluate import COMMANDS, Entry, EvaluateOptions, main
 from csd_core.evaluation.measures import MEASURES
+from csd_core.evaluation.metrics.extractors import ClipExtractor
 from csd_core.evaluation.page import MOST_PICTURES
 from csd_core.io.files import content_hash
-from csd_core.metrics.extractors import ClipExtractor
 from tests.csd_core.evaluation.drawn import CAPTIONS, darker, folder, image, pictures, tensors, tiny_clip
 
 

@@ -9,8 +9,8 @@ import tyro
 from csd_core.cli.options import EditOptions, beside
 from csd_core.cli.panorama import PanoramaOptions
 from csd_core.cli.video import VideoOptions
-from csd_core.config import EditConfig
-from csd_core.denoisers import precision
+from csd_core.denoisers.runtime import precision
+from csd_core.engine.config import EditConfig
 from csd_core.errors import UserError
 
 PRECISION = precision.dtype_name(precision.default_dtype(torch.device("cpu")))

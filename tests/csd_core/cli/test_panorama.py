@@ -14,20 +14,20 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
+from csd_core.canvas.panorama import Panorama
 from csd_core.cli import panorama as module
 from csd_core.cli.command import run_command
 from csd_core.cli.panorama import PanoramaOptions, edit_panorama, main
 from csd_core.cli.watch import Watch
-from csd_core.config import EditConfig
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.denoisers.precision import default_dtype, dtype_name
+from csd_core.denoisers.runtime.precision import default_dtype, dtype_name
+from csd_core.engine.checkpoint import Checkpoint
+from csd_core.engine.config import EditConfig
+from csd_core.engine.plan import count_evaluations
 from csd_core.errors import NonFiniteError
 from csd_core.io import files
 from csd_core.io.images import read_picture
 from csd_core.machine import PACKAGES
-from csd_core.panorama import Panorama
-from csd_core.plan import count_evaluations
-from csd_core.resume import Checkpoint
 from tests.programs import running, wait_for
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

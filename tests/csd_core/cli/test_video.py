@@ -17,20 +17,20 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
+from csd_core.canvas.video import VideoEdit
 from csd_core.cli import video as module
 from csd_core.cli.command import run_command
 from csd_core.cli.video import VideoOptions, edit_video, main
 from csd_core.cli.watch import Watch
-from csd_core.config import EditConfig
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.engine.checkpoint import Checkpoint
+from csd_core.engine.config import EditConfig
+from csd_core.engine.plan import count_evaluations
 from csd_core.errors import NonFiniteError
 from csd_core.io.files import file_hash
 from csd_core.io.images import Picture, write_picture
 from csd_core.io.video_writer import VideoWriter
 from csd_core.machine import PACKAGES
-from csd_core.plan import count_evaluations
-from csd_core.resume import Checkpoint
-from csd_core.video import VideoEdit
 from tests.programs import running, wait_for
 
 NTSC = Fraction(30000, 1001)
@@ -398,7 +398,7 @@ def test_dds_needs_to_know_what_the_video_shows(command: Command) -> None:
 
 
 def test_frames_by_themselves_are_what_diffusers_makes_of_them(command: Command) -> None:
-    from csd_core.schedule import step_generator
+    from csd_core.method.schedule import step_generator
 
     frames = command.use("frames", moving(3, (36, 48)))
     edited = command.edited(

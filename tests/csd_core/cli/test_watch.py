@@ -9,7 +9,7 @@ from torch import Tensor
 
 from csd_core.cli import watch as module
 from csd_core.cli.watch import Watch
-from csd_core.resume import Checkpoint
+from csd_core.engine.checkpoint import Checkpoint
 
 
 def canvas(value: float) -> Tensor:

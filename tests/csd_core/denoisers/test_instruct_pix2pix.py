@@ -11,11 +11,11 @@ from torch import Tensor
 
 import csd_core
 from csd_core.denoisers import loading
-from csd_core.denoisers.batching import evaluator
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.denoisers.runtime.batching import evaluator
+from csd_core.denoisers.runtime.tiles import WRAP, wrapped
 from csd_core.errors import UserError
-from csd_core.guidance import instruct_pix2pix
-from csd_core.tiles import WRAP, wrapped
+from csd_core.method.guidance import instruct_pix2pix
 from tests.conftest import DOWNSCALE, NATIVE_SIZE, TEXT_TOKENS
 
 PIPELINE_ERROR = 1e-3
@@ -525,6 +525,6 @@ def test_velocity_is_turned_into_noise_in_single_precision(tiny_velocity: Path) 
 
 
 def test_the_default_precision_is_that_of_the_device(tiny_epsilon: Path) -> None:
-    from csd_core.denoisers.precision import default_dtype
+    from csd_core.denoisers.runtime.precision import default_dtype
 
     assert load(tiny_epsilon, torch_dtype="auto").dtype == default_dtype(torch.device("cpu"))

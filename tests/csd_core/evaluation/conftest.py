@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from csd_core.metrics.extractors import ClipExtractor
+from csd_core.evaluation.metrics.extractors import ClipExtractor
 from tests.csd_core.evaluation.drawn import tiny_clip
 
 

@@ -18,9 +18,9 @@ from csd_core.evaluation.measuring import (
     measure_views,
     squares,
 )
-from csd_core.metrics.extractors import ClipExtractor
-from csd_core.metrics.flow import warp_error
-from csd_core.metrics.pixels import psnr, seam_score
+from csd_core.evaluation.metrics.extractors import ClipExtractor
+from csd_core.evaluation.metrics.flow import warp_error
+from csd_core.evaluation.metrics.pixels import psnr, seam_score
 from tests.csd_core.evaluation.drawn import CAPTIONS, darker, pictures, tensors
 
 TWO = Captions(*CAPTIONS)

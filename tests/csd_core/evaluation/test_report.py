@@ -8,8 +8,8 @@ import pytest
 
 from csd_core.errors import UserError
 from csd_core.evaluation import Captions, Measured, Tools, measure_video, measured
+from csd_core.evaluation.metrics.extractors import ClipExtractor
 from csd_core.evaluation.report import Report, amount, check_report_folder, print_report, write_report
-from csd_core.metrics.extractors import ClipExtractor
 from tests.csd_core.evaluation.drawn import CAPTIONS, darker, pictures, tensors
 
 TWO = Captions(*CAPTIONS)

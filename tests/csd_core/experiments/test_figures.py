@@ -5,8 +5,8 @@ import torch
 
 from csd_core.experiments.figures import Figure, finite, known_truth, parts, read_figures, write_figures
 from csd_core.experiments.settings import Prompt
+from csd_core.method.schedule import step_generator
 from csd_core.mini_editor.edits import apply_edit
-from csd_core.schedule import step_generator
 
 
 def picture(height: int = 16, width: int = 48) -> torch.Tensor:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from csd_core.config import EditConfig
+from csd_core.engine.config import EditConfig
 from csd_core.errors import UserError
 from csd_core.experiments.settings import Model, Prompt, Variant, kernel_share, optimised, read_prompts
 

@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from csd_core.denoisers.loading import MINI_FOLDER
-from csd_core.metrics.pixels import gradient_correlation, psnr
+from csd_core.evaluation.metrics.pixels import gradient_correlation, psnr
 from csd_core.mini_editor.edits import INSTRUCTIONS
 from csd_core.mini_editor.language import read_language
-from csd_core.mini_editor.measures import nearest_outcome, score
-from csd_core.mini_editor.sampling import (
+from csd_core.mini_editor.training.measures import nearest_outcome, score
+from csd_core.mini_editor.training.sampling import (
     EvaluateConfig,
     held_out_images,
     load_pipeline,
     reconstruct,
     sample,
 )
-from csd_core.mini_editor.sections import UNKNOWN_PROMPTS, unet_flop
+from csd_core.mini_editor.training.sections import UNKNOWN_PROMPTS, unet_flop
 
 # Floors, well under what was measured (mini_editor/README.md): they catch a broken editor, not a worse one.
 VAE_FLOOR_DB = 29.0

@@ -1,0 +1,116 @@
+"""Images, videos and masks of any kind that users hold, as what the editors work on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from csd_core.canvas.video import ArrayClip, Clip
+from csd_core.errors import UserError, expect
+from csd_core.io.images import quantise
+from csd_core.io.videos import read_video
+
+Picture = Image.Image | np.ndarray | Tensor
+Video = str | Path | Sequence[Picture] | np.ndarray | Tensor
+
+
+def as_image_tensor(image: Picture) -> Tensor:
+    """An image of any accepted kind as (1, 3, H, W) float32 in [0, 1] on the CPU.
+
+    Raises:
+        UserError: another type, shape or range.
+    """
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        expect(image.ndim == 3 and image.shape[-1] == 3, "image", "an array (H, W, 3)", image.shape)
+        tensor = torch.from_numpy(_unit("image", image)).permute(2, 0, 1)[None]
+    elif isinstance(image, Tensor):
+        tensor = _unit_tensor(image if image.ndim == 4 else image[None])
+    else:
+        raise UserError(f"image: expected PIL, numpy or torch, got {type(image).__name__}")
+    shape = tuple(tensor.shape)
+    expect(len(shape) == 4 and shape[:2] == (1, 3) and min(shape) > 0, "image", "a tensor (3, H, W)", shape)
+    _expect_unit("image", tensor)
+    return tensor
+
+
+def as_mask_tensor(mask: Picture) -> Tensor:
+    """A mask of any accepted kind as (H, W) float32 in [0, 1] on the CPU.
+
+    Raises:
+        UserError: another type, shape or range.
+    """
+    if isinstance(mask, Image.Image):
+        mask = np.asarray(mask.convert("L"))
+    if isinstance(mask, np.ndarray):
+        tensor = torch.from_numpy(_unit("mask", mask))
+    elif isinstance(mask, Tensor):
+        tensor = _unit_tensor(mask)
+    else:
+        raise UserError(f"mask: expected PIL, numpy or torch, got {type(mask).__name__}")
+    shape = tuple(tensor.shape)
+    expect(len(shape) == 2 and min(shape) > 0, "mask", "an array (H, W)", shape)
+    _expect_unit("mask", tensor)
+    return tensor
+
+
+def as_clip(video: Video, frames: slice) -> Clip:
+    """A video of any accepted kind, cut to some of its frames.
+
+    Raises:
+        UserError: it cannot be read, is empty, or its frames are of another kind or of several sizes.
+    """
+    if isinstance(video, str | Path):
+        return read_video(Path(video), frames=frames)
+    known = isinstance(video, Sequence | np.ndarray | Tensor)
+    expect(known, "video", "a path, or frames in a sequence", type(video).__name__)
+    expect(frames.step is None or frames.step > 0, "frames", "a step of at least 1", frames.step)
+    arrays = [_as_frame(frame) for frame in video[frames]]
+    expect(len(arrays) > 0, "video", "at least one frame", "none")
+    sizes = sorted({array.shape[:2] for array in arrays})
+    expect(len(sizes) == 1, "video", "frames of one size", sizes)
+    return ArrayClip(arrays)
+
+
+def as_masks(mask: Picture | Sequence[Picture], clip: Clip) -> list[np.ndarray]:
+    """One mask (H, W) in [0, 1] for each frame.
+
+    Raises:
+        UserError: it is of another kind or size, or there are neither one nor as many as frames.
+    """
+    known = isinstance(mask, Image.Image | Sequence | np.ndarray | Tensor)
+    expect(known, "mask", "PIL, numpy or torch, or several of them", type(mask).__name__)
+    single = isinstance(mask, Image.Image) or (not isinstance(mask, Sequence) and mask.ndim < 3)
+    masks = [as_mask_tensor(part).numpy() for part in ([mask] if single else mask)]  # pyright: ignore
+    wanted = f"one, or one for each of {clip.num_frames} frames"
+    expect(single or len(masks) == clip.num_frames, "mask", wanted, len(masks))
+    for part in masks:
+        expect(part.shape == clip.size, "mask", f"the frames' size {clip.size}", part.shape)
+    expect(any(part.any() for part in masks), "mask", "pixels that may change", "none")
+    return masks * clip.num_frames if single else masks
+
+
+def _as_frame(frame: Picture) -> np.ndarray:
+    return quantise(as_image_tensor(frame)[0], np.uint8)
+
+
+def _unit(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype in (np.uint8, np.uint16):
+        return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
+    real = array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating)
+    expect(real, name, "floats in [0, 1], or uint8", array.dtype)
+    return array.astype(np.float32)
+
+
+def _unit_tensor(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu()
+    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
+
+
+def _expect_unit(name: str, tensor: Tensor) -> None:
+    low, high = float(tensor.min()), float(tensor.max())
+    expect(0 <= low <= high <= 1, name, "values in [0, 1], or uint8", f"{low:g} to {high:g}")

@@ -1,0 +1,123 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from csd_core.canvas.detail import NOISE, Detail, carried, fit_windows, local_affine, shrinkage
+
+SIZE, SMALL = (48, 60), (24, 30)
+
+each_carrying = pytest.mark.parametrize("detail", ["residual", "guided"])
+
+
+def picture(size: tuple[int, int], seed: int = 0) -> Tensor:
+    coarse = torch.rand(1, 3, 7, 9, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, size=size, mode="bicubic").clamp(0.02, 0.98)
+
+
+def small(image: Tensor) -> Tensor:
+    return F.interpolate(image, size=SMALL, mode="area")
+
+
+@each_carrying
+def test_without_an_edit_the_frame_stays_exactly(detail: Detail) -> None:
+    frame = picture(SIZE)
+    assert torch.equal(carried(frame, small(frame), small(frame), detail), frame)
+
+
+@each_carrying
+def test_what_the_autoencoder_loses_in_both_is_not_lost(detail: Detail) -> None:
+    frame, lost = picture(SIZE), picture(SMALL, seed=1) * 0.1
+    source = small(frame) - lost
+    edited = source + 0.1
+    torch.testing.assert_close(
+        carried(frame, source, edited, detail), (frame + 0.1).clamp(0, 1), atol=2e-3, rtol=0
+    )
+
+
+def test_none_is_the_edit_enlarged() -> None:
+    frame, edited = picture(SIZE), picture(SMALL, seed=2)
+    expected = F.interpolate(edited, size=SIZE, mode="bilinear")
+    torch.testing.assert_close(carried(frame, frame * 0, edited, "none"), expected)
+
+
+def test_guided_dims_detail_with_its_surroundings() -> None:
+    """A frame with stripes too fine for the edit, made three times darker: stripes are darker, too."""
+    frame = picture(SIZE)
+    stripes = frame + 0.04 * (-1.0) ** torch.arange(SIZE[1])
+    source = small(frame)
+    dark = stripes.clamp(0, 1) / 3
+    guided, residual = (carried(stripes.clamp(0, 1), source, source / 3, d) for d in ("guided", "residual"))
+    fine = (guided - dark).abs().mean(), (residual - dark).abs().mean()
+    assert fine[0] < fine[1] / 3
+    assert fine[0] < 0.01
+
+
+def test_guided_follows_a_mixture_of_colours() -> None:
+    """Grey from the luma of the source: a matrix, not a factor for each channel."""
+    frame = picture(SIZE)
+    grey = torch.tensor([0.3, 0.6, 0.1]).view(1, 3, 1, 1)
+    made = carried(
+        frame, small(frame), (small(frame) * grey).sum(1, keepdim=True).expand(-1, 3, -1, -1), "guided"
+    )
+    expected = (frame * grey).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    assert (made - expected).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("detail", ["none", "residual", "guided"])
+def test_the_result_is_an_image(detail: Detail) -> None:
+    frame = picture(SIZE)
+    made = carried(frame, picture(SMALL, seed=3), picture(SMALL, seed=4), detail)
+    assert made.shape == frame.shape
+    assert made.min() >= 0
+    assert made.max() <= 1
+
+
+def test_what_an_edit_adds_is_there() -> None:
+    """A black dot that nothing in the source hints at, of two pixels at the size of the edit."""
+    frame = picture(SIZE).clamp(0.3, 0.9)
+    edited = small(frame)
+    edited[..., 10:12, 14:16] = 0
+    for detail in ("residual", "guided"):
+        assert carried(frame, small(frame), edited, detail)[..., 21:23, 29:31].max() < 0.15
+
+
+def test_noise_is_not_carried() -> None:
+    """What differs from frame to frame by less than the autoencoder errs would flicker."""
+    frame, noise = picture(SIZE), 0.02 * torch.randn(1, 3, *SMALL, generator=torch.Generator().manual_seed(7))
+    source = small(frame)
+    edited = source * 0.5 + 0.2 + noise
+    errors = {
+        detail: (carried(frame, source, edited, detail) - (frame * 0.5 + 0.2)).std()
+        for detail in ("residual", "guided")
+    }
+    assert errors["guided"] < errors["residual"] / 3
+
+
+def test_the_fit_by_hand() -> None:
+    """In the middle of an image as small as a window, it is ordinary least squares."""
+    source, target = (torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(k)) for k in (1, 2))
+    x = source.flatten(2)[0].T.double()
+    y = target.flatten(2)[0].T.double()
+    x0, y0 = x - x.mean(0), y - y.mean(0)
+    expected = torch.linalg.solve(x0.T @ x0 / 81 + 1e-3 * torch.eye(3), x0.T @ y0 / 81).T
+    slope, offset = fit_windows(source, target)
+    torch.testing.assert_close(slope[0, :, :, 4, 4].double(), expected, atol=1e-4, rtol=0)
+    by_hand = y.mean(0) - expected @ x.mean(0)
+    torch.testing.assert_close(offset[0, :, 4, 4].double(), by_hand, atol=1e-4, rtol=0)
+
+
+def test_the_slope_of_an_affine_map_is_its_matrix() -> None:
+    source = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(5))
+    matrix = torch.tensor([[0.5, 0.2, 0.0], [0.0, -0.3, 0.1], [0.2, 0.0, 0.9]])
+    slope, _ = local_affine(source, torch.einsum("ij,njhw->nihw", matrix, source) + 0.1)
+    assert (slope - matrix[None, :, :, None, None]).abs().max() < 0.05
+
+
+def test_shrinkage_by_hand() -> None:
+    rest = torch.zeros(1, 3, 4, 9)
+    rest[..., 3:] = 2 * NOISE
+    found = shrinkage(rest)[0, 0, 1]
+    assert found[:2].tolist() == [0, 0]
+    assert found[4:].tolist() == pytest.approx([0.75] * 5)
+    assert found[3] == pytest.approx(1 - 1 / (4 * 2 / 3))

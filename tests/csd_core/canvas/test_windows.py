@@ -1,0 +1,197 @@
+import math
+from itertools import combinations, pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from csd_core.canvas.windows import Windows, axis_starts, expected_updates, ring_starts, split_sizes
+from csd_core.engine.config import EditConfig
+from csd_core.engine.loop import particles_of_step
+from csd_core.errors import UserError
+
+
+def test_starts_by_hand() -> None:
+    assert axis_starts(64, 32, 16) == [0, 16, 32]
+    assert axis_starts(70, 32, 16) == [0, 16, 32, 38]
+    assert axis_starts(32, 32, 16) == [0]
+    assert axis_starts(33, 32, 32) == [0, 1]
+    assert ring_starts(64, 32, 16) == [0, 16, 32, 48]
+    assert ring_starts(64, 32, 16, origin=60) == [60, 12, 28, 44]
+    assert ring_starts(33, 32, 16) == [0, 11, 22]
+
+
+@pytest.mark.parametrize("length", [8, 9, 20])
+@pytest.mark.parametrize("stride", [1, 3, 7, 8])
+def test_every_pixel_is_covered_for_any_stride(length: int, stride: int) -> None:
+    windows = Windows(length, length + 5, 8, stride, batch_size=4)
+    covering = coverage(windows)
+    assert covering.min() >= 1
+    assert max(top for top, _ in windows.corners) == length - 8
+    assert max(left for _, left in windows.corners) == length + 5 - 8
+
+
+@pytest.mark.parametrize(("width", "stride", "origin"), [(32, 8, 0), (33, 8, 5), (19, 6, 18), (8, 8, 3)])
+def test_on_a_ring_no_place_is_special(width: int, stride: int, origin: int) -> None:
+    starts = ring_starts(width, 8, stride, origin)
+    steps = [(b - a) % width for a, b in pairwise([*starts, starts[0]])]
+    assert sum(steps) == width or len(starts) == 1
+    assert all(step <= stride for step in steps)
+    assert max(steps) - min(steps) <= 1
+    assert coverage(Windows(8, width, 8, stride, batch_size=2, wrap=True, origin=origin)).min() >= 1
+
+
+@pytest.mark.parametrize("stride", [0, -1, 9])
+def test_a_stride_that_leaves_gaps_is_refused(stride: int) -> None:
+    for wrap in (False, True):
+        with pytest.raises(UserError, match="stride: expected 1 to 8"):
+            Windows(16, 16, 8, stride, batch_size=4, wrap=wrap)
+    with pytest.raises(UserError, match="canvas: expected sides of at least 8"):
+        Windows(16, 7, 8, 4, batch_size=4)
+
+
+def coverage(windows: Windows) -> Tensor:
+    ones = torch.ones(1, 1, windows.height, windows.width)
+    total = torch.zeros_like(ones)
+    for particle in range(windows.num_particles):
+        one = torch.zeros_like(ones)
+        Windows.descend(unlifted(windows), one, -torch.ones(1, 1, windows.window, windows.window), [particle])
+        total += one
+    return total[0, 0]
+
+
+def unlifted(windows: Windows) -> Windows:
+    """The same windows with steps as in the published code."""
+    same = Windows(windows.height, windows.width, windows.window, windows.window, batch_size=1)
+    same.corners = windows.corners
+    same._weight = torch.ones(windows.height, windows.width)
+    return same
+
+
+def test_particles_are_cut_from_the_canvas_and_put_back() -> None:
+    canvas = torch.randn(1, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+    windows = Windows(12, 20, 8, 6, batch_size=4)
+    assert windows.corners == [(0, 0), (0, 6), (0, 12), (4, 0), (4, 6), (4, 12)]
+    particles = windows.gather(canvas, [4, 1])
+    assert torch.equal(particles[0], canvas[0, :, 4:12, 6:14])
+    assert torch.equal(particles[1], canvas[0, :, 0:8, 6:14])
+
+
+def test_a_step_is_the_mean_over_the_windows_that_cover_a_pixel() -> None:
+    generator = torch.Generator().manual_seed(0)
+    windows = Windows(12, 20, 8, 6, batch_size=3, lift_borders=False)
+    canvas = torch.randn(1, 2, 12, 20, generator=generator)
+    steps, before = torch.randn(3, 2, 8, 8, generator=generator), canvas.clone()
+    windows.descend(canvas, steps, [0, 4, 1])
+    for row in range(12):
+        for column in range(20):
+            covering = [
+                steps[k][:, row - windows.corners[p][0], column - windows.corners[p][1]]
+                for k, p in enumerate([0, 4, 1])
+                if 0 <= row - windows.corners[p][0] < 8 and 0 <= column - windows.corners[p][1] < 8
+            ]
+            mean = torch.stack(covering).mean(0) if covering else torch.zeros(2)
+            torch.testing.assert_close(canvas[0, :, row, column], before[0, :, row, column] - mean)
+
+
+def test_windows_reach_around_a_ring() -> None:
+    canvas = torch.arange(8 * 20.0).view(1, 1, 8, 20)
+    windows = Windows(8, 20, 8, 5, batch_size=1, wrap=True, origin=17, lift_borders=False)
+    assert windows.corners == [(0, 17), (0, 2), (0, 7), (0, 12)]
+    rolled = canvas.roll(3, dims=-1)
+    assert torch.equal(windows.gather(canvas, [0])[0], rolled[0, :, :, :8])
+    windows.descend(canvas, windows.gather(canvas, [0]), [0])
+    assert canvas.roll(3, dims=-1)[..., :8].abs().max() == 0
+    assert torch.equal(canvas.roll(3, dims=-1)[..., 8:], rolled[..., 8:])
+
+
+def by_enumeration(covering: int, particles: int, batch_size: int) -> float:
+    """Expected number of batches that hold one of `covering` particles, over all ways to draw each batch."""
+    total = 0.0
+    for size in split_sizes(particles, batch_size):
+        drawn = list(combinations(range(particles), size))
+        total += sum(min(batch) < covering for batch in drawn) / len(drawn)
+    return total
+
+
+@pytest.mark.parametrize(("particles", "batch_size"), [(5, 2), (7, 3), (6, 6), (4, 9), (3, 1)])
+def test_expected_updates_are_those_of_all_draws(particles: int, batch_size: int) -> None:
+    config = EditConfig(batch_size=batch_size)
+    sizes = split_sizes(particles, batch_size)
+    assert sorted(sizes) == sorted(len(particles_of_step(config, particles, k)) for k in range(len(sizes)))
+    for covering in range(1, particles + 1):
+        expected = expected_updates(torch.tensor([0, covering]), particles, batch_size)
+        assert expected.tolist() == pytest.approx([0, by_enumeration(covering, particles, batch_size)])
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("fade", [0, 2])
+def test_every_pixel_has_the_same_expected_total_step(wrap: bool, fade: int) -> None:
+    windows = Windows(18, 26, 8, 3, batch_size=4, wrap=wrap, fade=fade)
+    config, rounds = EditConfig(batch_size=4), 150
+    moved = torch.zeros(1, 1, 18, 26)
+    for step in range(rounds * windows.steps_per_round):
+        particles = particles_of_step(config, windows.num_particles, step)
+        windows.descend(moved, -torch.ones(len(particles), 1, 8, 8), particles)
+    moved /= rounds
+    expected = torch.full_like(moved, windows.updates_per_round)
+    torch.testing.assert_close(moved, expected, rtol=0.1, atol=0)
+
+
+def test_a_step_fades_out_towards_edges_that_are_inside() -> None:
+    windows = Windows(8, 16, 8, 4, batch_size=1, lift_borders=False, fade=2)
+    canvas = torch.zeros(1, 1, 8, 16)
+    windows.descend(canvas, -torch.ones(1, 1, 8, 8), [0])  # at the left, the upper and the lower border
+    assert canvas[0, 0, 3].tolist() == [1] * 6 + [0.75, 0.25] + [0] * 8
+    assert canvas[0, 0, :, 2].tolist() == [1] * 8
+    canvas.zero_()
+    windows.descend(canvas, -torch.ones(1, 1, 8, 8), [1])
+    assert canvas[0, 0, 3].tolist() == [0] * 4 + [0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25] + [0] * 4
+
+
+def test_on_a_ring_every_step_fades_to_the_left_and_right() -> None:
+    windows = Windows(8, 16, 8, 4, batch_size=1, wrap=True, lift_borders=False, fade=2)
+    canvas = torch.zeros(1, 1, 8, 16)
+    windows.descend(canvas, -torch.ones(1, 1, 8, 8), [0])
+    assert canvas[0, 0, 3].tolist() == [0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25] + [0] * 8
+
+
+def test_without_the_lift_a_corner_moves_as_often_as_its_one_window_is_drawn() -> None:
+    windows = Windows(18, 26, 8, 3, batch_size=4, lift_borders=False)
+    config, moved = EditConfig(batch_size=4), torch.zeros(1, 1, 18, 26)
+    for step in range(windows.steps_per_round):
+        particles = particles_of_step(config, windows.num_particles, step)
+        windows.descend(moved, -torch.ones(len(particles), 1, 8, 8), particles)
+    assert moved[0, 0, 0, 0] == moved[0, 0, -1, -1] == 1
+    assert moved[0, 0, 9, 12] > 4
+
+
+def test_updates_count_steps_in_which_the_middle_moves() -> None:
+    windows = Windows(8, 8 * 9, 8, 4, batch_size=1)  # 17 windows in a row, two over each pixel in the middle
+    assert windows.steps_per_round == 17
+    assert windows.updates_per_round == pytest.approx(2)
+    assert windows.updates(34) == pytest.approx(4)
+    assert windows.steps_for(4) == 34
+    assert windows.steps_for(4.1) == math.ceil(34 * 4.1 / 4)
+
+
+def test_a_mask_keeps_pixels_and_drops_windows() -> None:
+    moves, needed = torch.zeros(16, 32), torch.zeros(16, 32)
+    moves[2:6, 2:7], needed[3:5, 3:6] = 1, 1
+    moves[4, 4] = 0.5
+    windows = Windows(16, 32, 8, 8, batch_size=4, moves=moves, needed=needed)
+    assert windows.corners == [(0, 0)]
+    canvas = torch.zeros(1, 2, 16, 32)
+    windows.descend(canvas, -torch.ones(1, 2, 8, 8), [0])
+    assert torch.equal(canvas[0, 0], moves)
+    with pytest.raises(UserError, match="mask"):
+        Windows(16, 32, 8, 8, batch_size=4, needed=torch.zeros(16, 32))
+
+
+def test_a_step_does_not_look_at_the_whole_canvas() -> None:
+    windows = Windows(16, 32, 8, 8, batch_size=4)
+    canvas = torch.zeros(1, 1, 16, 32)
+    canvas[..., 20:] = math.nan
+    windows.descend(canvas, torch.ones(1, 1, 8, 8), [0])
+    assert canvas[..., :8, :8].isfinite().all()
+    assert windows._count.abs().max() == 0

@@ -1,0 +1,192 @@
+"""Flow, warps and flicker of synthetic motion, against what was put in and against scipy."""
+
+import math
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from csd_core.errors import UserError
+from csd_core.evaluation.metrics.flow import optical_flow, visible, warp, warp_error, warp_errors
+
+HEIGHT, WIDTH = 72, 96
+MOVE_X, MOVE_Y = 5, -3
+
+
+def texture(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """A smooth random picture (3, height, width) in [0.1, 0.9]."""
+    noise = np.random.default_rng(seed).random((3, height, width))
+    smooth = ndimage.gaussian_filter(noise, (0, 2, 2))
+    low, high = smooth.min(), smooth.max()
+    return torch.from_numpy(0.1 + 0.8 * (smooth - low) / (high - low)).float()
+
+
+def panned(frames: int) -> list[torch.Tensor]:
+    """A picture that moves by MOVE_X to the right and MOVE_Y down from frame to frame."""
+    wide = texture(HEIGHT + 40, WIDTH + 40)
+    corners = [(20 - k * MOVE_Y, 20 - k * MOVE_X) for k in range(frames)]
+    return [wide[:, top : top + HEIGHT, left : left + WIDTH] for top, left in corners]
+
+
+def constant(x: float, y: float) -> torch.Tensor:
+    return torch.tensor([float(x), float(y)])[:, None, None].expand(2, HEIGHT, WIDTH).contiguous()
+
+
+def test_the_flow_of_a_translation_is_the_translation():
+    one, two = panned(2)
+    flow = optical_flow(one, two)
+    inner = flow[:, 12:-12, 12:-12] - constant(MOVE_X, MOVE_Y)[:, 12:-12, 12:-12]
+    assert inner.abs().max() < 0.2
+    assert inner.abs().mean() < 0.05
+
+
+def test_the_flow_follows_luma_alone():
+    one, two = panned(2)
+    greys = [
+        (x * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0).expand(3, -1, -1) for x in (one, two)
+    ]
+    assert (optical_flow(one, two) - optical_flow(*greys)).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("size", [(11, 11), (7, 60), (60, 7)])
+def test_frames_too_small_for_a_flow_are_refused(size: tuple[int, int]):
+    image = texture(*size)
+    with pytest.raises(UserError, match=r"^frames: .* 8 and 12 pixels"):
+        optical_flow(image, image)
+
+
+@pytest.mark.parametrize("size", [(12, 8), (8, 12), (8, 200)])
+def test_the_smallest_frames_have_a_flow(size: tuple[int, int]):
+    image = texture(*size)
+    assert optical_flow(image, image).shape == (2, *size)
+
+
+def test_the_identity_flow_warps_to_the_image_itself():
+    image = texture(HEIGHT, WIDTH)
+    assert torch.allclose(warp(image, constant(0, 0)), image, atol=1e-5)
+
+
+def test_a_warp_fetches_what_scipy_interpolates():
+    image = texture(HEIGHT, WIDTH)
+    flow = torch.randn(2, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) * 6
+    rows, columns = np.indices((HEIGHT, WIDTH))
+    where = [rows + flow[1].numpy(), columns + flow[0].numpy()]
+    expected = np.stack([ndimage.map_coordinates(x, where, order=1, mode="nearest") for x in image.numpy()])
+    assert np.allclose(warp(image, flow), expected, atol=1e-4)
+
+
+def test_a_warp_brings_the_following_frame_back():
+    one, two = panned(2)
+    back = warp(two, constant(MOVE_X, MOVE_Y))
+    assert torch.allclose(back[:, 3:, :-5], one[:, 3:, :-5], atol=1e-4)
+
+
+def test_what_leaves_the_picture_is_hidden():
+    seen = visible(constant(5, -3), constant(-5, 3))
+    expected = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    expected[3:, : WIDTH - 5] = True  # y - 3 must be at least 0, x + 5 at most the last
+    assert torch.equal(seen, expected)
+
+
+@pytest.mark.parametrize(("gap", "is_seen"), [(0.8, True), (0.9, False)])
+def test_there_and_back_must_end_near_the_start(gap: float, is_seen: bool):
+    """Of a flow of 4 pixels: 0.01 (4^2 + (4 - gap)^2) + 0.5, 0.76 for both, against 0.64 and 0.81."""
+    seen = visible(constant(4, 0), constant(gap - 4, 0))
+    assert bool(seen[:, : WIDTH - 4].all()) is is_seen
+    assert not seen[:, WIDTH - 4 :].any()
+
+
+def test_the_backward_flow_is_read_where_the_forward_flow_leads():
+    """The left half stays, the right half moves by 20: what it moves over is hidden, it is not."""
+    forward, backward = constant(0, 0), constant(0, 0)
+    forward[0, :, 40:50] = 20
+    backward[0, :, 60:70] = -20
+    seen = visible(forward, backward)
+    assert seen[:, 40:50].all()
+    assert not seen[:, 60:70].any()
+    assert seen[:, :40].all()
+
+
+def test_what_a_moving_square_covers_is_hidden():
+    ground, square = texture(128, 192) * 0.5, texture(56, 56, seed=1) * 0.5 + 0.45
+    one, two = ground.clone(), ground.clone()
+    one[:, 36:92, 40:96], two[:, 36:92, 52:108] = square, square
+    seen = visible(optical_flow(one, two), optical_flow(two, one))
+    assert not seen[44:84, 97:107].any()
+    assert seen[44:84, 48:88].all()
+    assert seen[:20].float().mean() > 0.95
+
+
+def test_a_clip_that_moves_as_its_source_has_no_error():
+    clip = panned(4)
+    assert warp_error(clip, clip) < 2e-4
+    still = [clip[0]] * 4
+    assert warp_error(still, clip) > 100 * warp_error(clip, clip)  # what does not move along is an error
+
+
+def test_flicker_is_measured_in_squares():
+    still = [texture(HEIGHT, WIDTH)] * 5
+    flickering = [x + (-1) ** k * 0.1 for k, x in enumerate(still)]
+    assert warp_error(still, still) == pytest.approx(0, abs=1e-8)
+    assert warp_error(flickering, still) == pytest.approx(0.2**2, abs=1e-5)
+    red = [x + torch.tensor([(-1) ** k * 0.1, 0, 0])[:, None, None] for k, x in enumerate(still)]
+    assert warp_error(red, still) == pytest.approx(0.2**2 / 3, abs=1e-5)
+
+
+def test_flicker_of_a_moving_clip_is_measured_along_the_motion():
+    clip = panned(4)
+    flickering = [x + (-1) ** k * 0.1 for k, x in enumerate(clip)]
+    assert warp_error(flickering, clip) == pytest.approx(0.2**2, rel=0.02)
+
+
+def test_the_error_is_the_mean_over_pairs():
+    still = [texture(HEIGHT, WIDTH)] * 3
+    frames = [still[0], still[1] + 0.1, still[2] + 0.1]
+    assert warp_error(frames, still) == pytest.approx(0.1**2 / 2, abs=1e-5)
+
+
+def test_each_pair_has_its_error_and_that_of_its_sources():
+    still = [texture(HEIGHT, WIDTH)] * 3
+    frames = [still[0], still[1] + 0.1, still[2] + 0.1]
+    (one, source), (other, _) = warp_errors(frames, still)
+    assert (one, other, source) == pytest.approx((0.1**2, 0, 0), abs=1e-5)
+    assert [pair[1] for pair in warp_errors(still, frames)] == pytest.approx([0.1**2, 0], abs=1e-4)
+
+
+def test_what_is_hidden_does_not_count():
+    clip = panned(2)
+    edit = [clip[0].clone(), clip[1]]
+    edit[0][:, :3] = 1  # leaves at the top
+    assert warp_error(edit, clip) == pytest.approx(warp_error(clip, clip), abs=1e-4)
+
+
+def test_one_frame_has_no_error_to_measure():
+    image = texture(HEIGHT, WIDTH)
+    assert math.isnan(warp_error([image], [image]))
+
+
+def test_frames_and_sources_are_as_many():
+    clip = panned(2)
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        warp_error(clip[:1], clip)
+
+
+def test_two_frames_are_held_at_a_time():
+    alive, most = set(), 0
+
+    def stream() -> Iterator[torch.Tensor]:
+        nonlocal most
+        for k in range(6):
+            image = texture(HEIGHT, WIDTH, seed=k)
+            alive.add(k)
+            image_gone = weakref.finalize(image, alive.discard, k)
+            assert image_gone.alive
+            most = max(most, len(alive))
+            yield image
+            del image
+
+    assert warp_error(stream(), (texture(HEIGHT, WIDTH) for _ in range(6))) > 0
+    assert most <= 3  # two, and the one that is being made

@@ -1,0 +1,194 @@
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor, nn
+
+from csd_core.errors import UserError
+from csd_core.evaluation.metrics.perceptual import Inception, Lpips, frechet_distance
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """AlexNet's weights, random, as torchvision stores them."""
+    import torchvision
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("trunk") / "alexnet.pth"
+    state = torchvision.models.alexnet(weights=None).state_dict()
+    torch.save({name: value for name, value in state.items() if name.startswith("features")}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def lpips(trunk: Path) -> Lpips:
+    return Lpips.from_pretrained(trunk=trunk, device="cpu")
+
+
+def pictures(count: int, seed: int = 0, size: int = 64) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_lpips_is_that_of_torchmetrics(trunk: Path, lpips: Lpips) -> None:
+    from torchmetrics.functional.image.lpips import _LPIPS
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs: Any = _LPIPS(net="alex", pnet_rand=True)
+    state = torch.load(trunk, weights_only=True)
+    theirs.net.load_state_dict(
+        {name: state[f"features.{name.split('.', 1)[1]}"] for name, _ in theirs.net.named_parameters()}
+    )
+    a, b = pictures(3), pictures(3, 1)
+    with torch.no_grad():
+        expected = theirs(a, b, normalize=True).flatten()
+    assert float(expected.min()) > 0
+    assert torch.allclose(lpips.distances(a, b), expected, rtol=1e-4)
+
+
+def test_lpips_of_equal_pictures_is_nothing(lpips: Lpips) -> None:
+    assert float(lpips.distances(pictures(2), pictures(2)).abs().max()) < 1e-7
+
+
+def test_lpips_of_consecutive_frames(trunk: Path, lpips: Lpips) -> None:
+    frames = pictures(4)
+    expected = lpips.distances(frames[:-1], frames[1:])
+
+    def stream() -> Iterator[Tensor]:
+        yield from frames
+
+    by_two = Lpips.from_pretrained(trunk=trunk, device="cpu", batch_size=2)
+    assert torch.allclose(by_two.consecutive(stream()), expected, rtol=1e-5)
+    assert lpips.consecutive(frames[:1]).shape == (0,)
+
+
+def test_missing_weights_are_named_with_the_way_to_bring_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    for load, name, flag in (
+        (Lpips.from_pretrained, "alexnet-owt-7be5be79.pth", "--lpips-weights"),
+        (Inception.from_pretrained, "weights-inception-2015-12-05-6726825d.pth", "--inception-weights"),
+    ):
+        with pytest.raises(UserError) as error:
+            load(device="cpu")
+        assert name in str(error.value)
+        assert flag in str(error.value)
+        assert str(tmp_path / "checkpoints" / name) in str(error.value)
+
+
+def test_weights_in_the_hubs_folder_are_found(
+    trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth").write_bytes(trunk.read_bytes())
+    Lpips.from_pretrained(device="cpu")
+
+
+@pytest.mark.parametrize("kind", [Lpips, Inception])
+def test_other_weights_are_refused(kind: Any, tmp_path: Path) -> None:
+    name = "trunk" if kind is Lpips else "weights"
+    for content in ({"layer": torch.zeros(1)}, None):
+        path = tmp_path / "file.pth"
+        given: dict[str, Any] = {name: path}
+        path.write_bytes(b"nothing of the kind")
+        if content:
+            torch.save(content, path)
+        with pytest.raises(UserError, match=r"file\.pth: expected"):
+            kind.from_pretrained(device="cpu", **given)
+
+
+@pytest.mark.parametrize("kind", [Lpips, Inception])
+def test_a_pickle_is_not_executed(kind: Any, tmp_path: Path) -> None:
+    """torch-fidelity alone would: it reads its file without weights_only."""
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    torch.save({"layer": Bomb()}, tmp_path / "bomb.pth")
+    given: dict[str, Any] = {"trunk" if kind is Lpips else "weights": tmp_path / "bomb.pth"}
+    with pytest.raises(UserError, match=r"bomb\.pth: expected"):
+        kind.from_pretrained(device="cpu", **given)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_lpips_says_which_pictures_do_not_do(lpips: Lpips) -> None:
+    with pytest.raises(UserError, match="at least 32"):
+        lpips.distances(pictures(2, size=31), pictures(2, size=31))
+    with pytest.raises(UserError, match="pairs of one size"):
+        lpips.distances(pictures(2), pictures(3))
+    with pytest.raises(UserError, match="one size"):
+        lpips.consecutive([*pictures(2), *pictures(1, size=40)])
+
+
+def test_features_of_inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of random weights, in torch-fidelity's own format: those of torchmetrics' metric, given 8 bits."""
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    with monkeypatch.context() as without_download:
+        without_download.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
+        without_download.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        torch.manual_seed(0)
+        network = theirs.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    for module in network.modules():  # else the features fade to nothing
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    torch.save(network.state_dict(), tmp_path / "inception.pth")
+    ours = Inception.from_pretrained(weights=tmp_path / "inception.pth", device="cpu", batch_size=2)
+    shown = pictures(3, size=24)
+    metric = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(tmp_path / "inception.pth"))
+    expected: Any = metric.inception((shown * 255).round().byte())
+    differ = (expected[0] - expected[1]).norm()
+    assert float((ours.features(iter(shown)) - expected).norm()) < 1e-3 * float(differ)
+    assert ours.fid(shown, shown) == pytest.approx(0, abs=1e-9)
+
+
+def features(count: int, shift: float, seed: int) -> Tensor:
+    drawn = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    return drawn * torch.linspace(0.5, 2, 6) + shift
+
+
+def test_frechet_distance_by_hand() -> None:
+    a, b = features(40, 0.0, 0), features(30, 0.7, 1)
+    x, y = a.double().numpy(), b.double().numpy()
+    c, d = np.cov(x.T), np.cov(y.T)
+    root: Any = scipy.linalg.sqrtm(c @ d)
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(c + d - 2 * root.real)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distance_is_that_of_torchmetrics() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Mean(nn.Module):
+        """Means of the quarters of a picture."""
+
+        num_features = 12
+
+        def forward(self, images: Tensor) -> Tensor:
+            return nn.functional.adaptive_avg_pool2d(images.float() / 255, 2).flatten(1)
+
+    a, b = (pictures(60, seed).mul(255).byte() for seed in (2, 3))
+    metric = FrechetInceptionDistance(feature=Mean(), input_img_size=(3, 64, 64))
+    metric.set_dtype(torch.float64)
+    metric.update(a, real=True)
+    metric.update(b // 2, real=False)
+    ours = frechet_distance(Mean()(a), Mean()(b // 2))
+    assert ours == pytest.approx(float(metric.compute()), rel=1e-4)
+
+
+def test_frechet_distance_of_the_same_is_nothing() -> None:
+    assert frechet_distance(features(9, 0, 0), features(9, 0, 0)) == pytest.approx(0, abs=1e-9)
+
+
+def test_one_picture_has_no_spread() -> None:
+    with pytest.raises(UserError, match="at least 2"):
+        frechet_distance(features(1, 0, 0), features(5, 0, 0))

@@ -1,0 +1,43 @@
+from types import SimpleNamespace
+from typing import Any
+
+from nerfstudio.viewer.utils import parse_object
+from nerfstudio.viewer.viewer_elements import ViewerElement
+from torch import nn
+
+from csd_nerf.editing.viewer_panel import EditPanel, LiveSettings
+
+
+class Handle(SimpleNamespace):
+    """What viser hands out: it holds the value that the person entered."""
+
+
+def enter(element: Any, value: object) -> None:
+    element.gui_handle = Handle(value=value)
+    element.cb_hook(element)
+
+
+def test_viewer_finds_four_elements_and_changes_reach_the_settings() -> None:
+    live, pressed = LiveSettings("snow", 7.5, 1.5), []
+    pipeline = nn.Module()
+    pipeline.datamanager = nn.Module()
+    pipeline.datamanager.panel = panel = EditPanel(live, lambda: pressed.append(True))
+    found = {element.name for _, element in parse_object(pipeline, ViewerElement, "")}
+    assert found == {"Prompt", "Guidance scale", "Image guidance scale", "Edit now"}
+    enter(panel.prompt, "night")
+    enter(panel.guidance_scale, 10.0)
+    enter(panel.image_guidance_scale, 2.0)
+    panel.edit_now.cb_hook(panel.edit_now)
+    assert live == LiveSettings("night", 10.0, 2.0)
+    assert pressed == [True]
+    assert pipeline.state_dict() == {}
+
+
+def test_panel_shows_settings_that_changed_elsewhere() -> None:
+    panel = EditPanel(LiveSettings("snow", 7.5, 1.5), lambda: None)
+    panel.show(LiveSettings("night", 5.0, 3.0))
+    assert (panel.prompt.value, panel.guidance_scale.value, panel.image_guidance_scale.value) == (
+        "night",
+        5.0,
+        3.0,
+    )

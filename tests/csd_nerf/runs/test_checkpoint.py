@@ -1,0 +1,121 @@
+import io
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from csd_core.errors import UserError
+from csd_nerf.runs.checkpoint import (
+    allow_harmless_globals,
+    find_checkpoint,
+    keep_copy,
+    random_state,
+    read_checkpoint,
+    set_random_state,
+    write_checkpoint,
+)
+
+CONTENT = {"step": 3, "pipeline": {"w": torch.arange(4.0)}, "schedulers": {"lr": [np.float64(0.01)]}}
+
+
+def draw() -> tuple[float, float, float]:
+    return torch.rand(()).item(), float(np.random.rand()), random.random()
+
+
+def test_every_generator_goes_on_where_it_was() -> None:
+    buffer = io.BytesIO()
+    torch.save(random_state(), buffer)
+    expected = [draw() for _ in range(3)]
+    buffer.seek(0)
+    set_random_state(torch.load(buffer, weights_only=True))
+    assert [draw() for _ in range(3)] == expected
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+def test_numpy_scalars_load_under_either_name(tmp_path: Path, core: str) -> None:
+    allow_harmless_globals()
+    path = tmp_path / "a.ckpt"
+    torch.save({"lr": np.float64(0.5), "n": np.int64(3)}, path, _use_new_zipfile_serialization=False)
+    mine = np.float64(0).__reduce__()[0].__module__.encode()  # type: ignore[union-attr]
+    path.write_bytes(path.read_bytes().replace(mine, f"numpy.{core}.multiarray".encode()))
+    assert torch.load(path, weights_only=True) == {"lr": 0.5, "n": 3}
+
+
+def test_nothing_else_is_allowed(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return print, ("executed",)
+
+    allow_harmless_globals()
+    torch.save({"pipeline": Evil(), "step": 0}, tmp_path / "a.ckpt", pickle_module=pickle)
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        read_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_read_gives_back_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "nerfstudio_models" / "step-000000003.ckpt"
+    write_checkpoint(CONTENT, path, only_latest=True)
+    loaded = read_checkpoint(path)
+    assert torch.equal(loaded["pipeline"]["w"], CONTENT["pipeline"]["w"])
+    assert loaded["schedulers"] == CONTENT["schedulers"]
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["nerfstudio_models"]
+
+
+def test_a_write_that_breaks_off_leaves_the_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run" / "nerfstudio_models"
+    write_checkpoint(CONTENT, folder / "step-000000003.ckpt", only_latest=True)
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(CONTENT, folder / "step-000000004.ckpt", only_latest=True)
+    assert [path.name for path in folder.iterdir()] == ["step-000000003.ckpt"]
+
+
+@pytest.mark.parametrize(("only_latest", "left"), [(True, [4]), (False, [3, 4])])
+def test_older_checkpoints(tmp_path: Path, only_latest: bool, left: list[int]) -> None:
+    folder = tmp_path / "run" / "nerfstudio_models"
+    for step in (3, 4):
+        write_checkpoint(CONTENT, folder / f"step-{step:09d}.ckpt", only_latest=only_latest)
+    assert sorted(path.name for path in folder.iterdir()) == [f"step-{step:09d}.ckpt" for step in left]
+
+
+def test_kept_copy_stays_when_the_original_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "nerfstudio_models" / "step-000000003.ckpt"
+    write_checkpoint(CONTENT, path, only_latest=True)
+    keep_copy(path, tmp_path / "run" / "base_model")
+    write_checkpoint({**CONTENT, "step": 99}, path, only_latest=True)
+    assert read_checkpoint(tmp_path / "run" / "base_model" / path.name)["step"] == 3
+
+
+def test_find_takes_the_latest_or_the_one_that_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "nerfstudio_models"
+    folder.mkdir()
+    for step in (5, 20, 100):
+        (folder / f"step-{step:09d}.ckpt").touch()
+    assert find_checkpoint(folder, None, None) == folder / "step-000000100.ckpt"
+    assert find_checkpoint(tmp_path, None, None) == folder / "step-000000100.ckpt"
+    assert find_checkpoint(folder, 20, None) == folder / "step-000000020.ckpt"
+    assert find_checkpoint(None, None, folder / "step-000000005.ckpt") == folder / "step-000000005.ckpt"
+    assert find_checkpoint(None, None, None) is None
+    with pytest.raises(UserError, match="step-000000021"):
+        find_checkpoint(folder, 21, None)
+    with pytest.raises(UserError, match="no such file"):
+        find_checkpoint(None, None, tmp_path / "nothing.ckpt")
+
+
+def test_registering_the_methods_loads_no_diffusion_model() -> None:
+    heavy = "diffusers", "csd_core.engine.loop"
+    code = f"import sys, csd_nerf.csd_config; print(*(name in sys.modules for name in {heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ["False", "False"]
