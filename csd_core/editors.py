@@ -18,8 +18,8 @@ from csd_core.canvas.video import VideoEdit, with_method
 from csd_core.denoisers.instruct_pix2pix import DEFAULT_MODEL, InstructPix2Pix
 from csd_core.denoisers.runtime.batching import MaxBatch
 from csd_core.engine.draws import Draws
-from csd_core.engine.loop import ProgressBar
 from csd_core.engine.prepared import PreparedEdit
+from csd_core.engine.progress import ProgressBar
 from csd_core.errors import expect
 from csd_core.image_ops import blend
 from csd_core.io.arrays import Picture, Video, as_clip, as_image_tensor, as_mask_tensor, as_masks

@@ -17,7 +17,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocati
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
-from csd_core.cli.command import end_now, say
+from csd_core.command import end_now, say
 from csd_core.engine.ranks import ALONE, LostRankError, Ranks
 from csd_core.errors import UserError
 from csd_core.machine import FreeCores

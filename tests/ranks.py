@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.engine.config import EditConfig
 from csd_core.engine.loop import edit_latents
 from csd_core.engine.ranks import Ranks, current

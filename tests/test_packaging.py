@@ -89,7 +89,7 @@ def test_console_commands_can_be_called():
     ("module", "absent"),
     [
         ("csd_core", {"diffusers", "transformers", "nerfstudio"}),
-        ("csd_core.cli.command", {"diffusers", "transformers", "nerfstudio"}),
+        ("csd_core.command", {"diffusers", "transformers", "nerfstudio"}),
         ("csd_nerf.commands.demo", {"diffusers", "transformers", "nerfstudio"}),
         ("csd_nerf.csd_config", {"diffusers", "transformers"}),
     ],

@@ -29,7 +29,7 @@ from csd_core.denoisers.runtime.precision import dtype_name
 from csd_core.engine.config import EditConfig
 from csd_core.engine.loop import edit_latents
 from csd_core.engine.plan import count_evaluations
-from csd_core.engine.wording import duration
+from csd_core.engine.progress import duration
 
 SHARE_AT_LEAST = 0.4
 """The target."""

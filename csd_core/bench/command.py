@@ -12,7 +12,7 @@ from csd_core.bench.published import bench_published
 from csd_core.bench.ranks import bench_ranks
 from csd_core.bench.speedups import bench_speedups
 from csd_core.bench.videos import bench_videos
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.errors import expect
 from csd_core.io.files import written_beside
 from csd_core.machine import describe_machine, versions

@@ -24,7 +24,7 @@ from csd_core.canvas.panorama import Frame, Panorama
 from csd_core.canvas.windows import axis_starts
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.engine.plan import count_evaluations
-from csd_core.engine.wording import duration
+from csd_core.engine.progress import duration
 from csd_core.presets import PANORAMA, Preset
 
 PART_WINDOWS = {"cpu": 40, "cuda": 2000}

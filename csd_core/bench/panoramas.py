@@ -17,10 +17,10 @@ from csd_core.bench.steps import StepCost, time_steps
 from csd_core.bench.timing import seconds_since, wait_for
 from csd_core.bench.workloads import PROMPT, WORKLOADS, Workload
 from csd_core.canvas.panorama import Panorama
+from csd_core.denoisers.runtime.memory import PeakMemory
 from csd_core.engine.plan import count_evaluations
-from csd_core.engine.wording import duration
+from csd_core.engine.progress import duration
 from csd_core.image_ops import resize
-from csd_core.machine import PeakMemory
 from csd_core.method.schedule import step_generator
 from csd_core.presets import PANORAMA_MINI, Preset
 

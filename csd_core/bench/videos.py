@@ -16,9 +16,9 @@ from csd_core.bench.steps import StepCost, time_steps
 from csd_core.bench.timing import seconds_since
 from csd_core.bench.workloads import PROMPT, WORKLOADS, Workload
 from csd_core.canvas.video import VideoEdit
+from csd_core.denoisers.runtime.memory import PeakMemory
 from csd_core.engine.plan import count_evaluations
-from csd_core.engine.wording import duration
-from csd_core.machine import PeakMemory
+from csd_core.engine.progress import duration
 from csd_core.presets import VIDEO_MINI, Preset
 
 SIZE = (540, 960)

@@ -21,8 +21,8 @@ from csd_core.canvas.windows import Windows
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.denoisers.runtime.tiles import WRAP, wrapped
 from csd_core.engine.config import EditConfig
-from csd_core.engine.loop import ProgressBar
 from csd_core.engine.prepared import PreparedEdit
+from csd_core.engine.progress import ProgressBar
 from csd_core.errors import expect
 from csd_core.evaluation.metrics.pixels import LUMA
 from csd_core.image_ops import blend, resize

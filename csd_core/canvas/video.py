@@ -22,8 +22,8 @@ from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.denoisers.runtime.batching import at_a_time, in_chunks
 from csd_core.engine.config import EditConfig
 from csd_core.engine.layout import Stack
-from csd_core.engine.loop import ProgressBar
 from csd_core.engine.prepared import PreparedEdit
+from csd_core.engine.progress import ProgressBar
 from csd_core.errors import expect
 from csd_core.image_ops import blend, editor_size, pad_to_multiple, resize
 from csd_core.presets import Preset, scheduled

@@ -10,8 +10,8 @@ from typing import Annotated, Any, NamedTuple, Union
 
 import tyro
 
-from csd_core.cli.command import run_command
 from csd_core.cli.options import selection
+from csd_core.command import run_command
 from csd_core.errors import expect
 from csd_core.evaluation import Again, Captions, PanoramaPair, Tools, measure_panoramas, measure_video, seams
 from csd_core.evaluation.inputs import PanoramaFiles, read_frame_pairs, read_panorama_files

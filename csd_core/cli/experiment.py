@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.experiments.options import ExperimentOptions
 from csd_core.experiments.run import run_experiment
 

@@ -16,16 +16,17 @@ from csd_core.cli.watch import Watch
 from csd_core.denoisers.base import Denoiser
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.denoisers.loading import resolve_device
+from csd_core.denoisers.runtime.memory import peak_bytes
 from csd_core.engine.checkpoint import Checkpoint
 from csd_core.engine.draws import Draws
 from csd_core.engine.plan import count_evaluations, fullest_step, measure_evaluation
 from csd_core.engine.prepared import PreparedEdit
+from csd_core.engine.progress import duration
 from csd_core.engine.ranks import ALONE, Ranks
 from csd_core.engine.source_cache import SourceCache
-from csd_core.engine.wording import duration
 from csd_core.errors import NonFiniteError, UserError
 from csd_core.io.files import written_beside
-from csd_core.machine import describe_machine, peak_bytes, versions
+from csd_core.machine import describe_machine, versions
 
 
 @dataclass(frozen=True)

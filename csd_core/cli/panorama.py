@@ -13,9 +13,9 @@ from torch import Tensor
 
 from csd_core.canvas.panorama import Borders, Method, Panorama, sample_panorama
 from csd_core.canvas.regions import Region, mask_files, read_regions
-from csd_core.cli.command import run_command
 from csd_core.cli.job import Job, as_table, conclude, forget, hint, load, unfinished
 from csd_core.cli.options import EditOptions
+from csd_core.command import run_command
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.engine.ranks import Ranks, current
 from csd_core.errors import expect

@@ -14,11 +14,11 @@ from torch import Tensor
 from csd_core.baselines import SamplingConfig
 from csd_core.canvas.detail import DETAIL, Detail
 from csd_core.canvas.video import Method, VideoEdit, with_method
-from csd_core.cli.command import run_command
 from csd_core.cli.job import Job, as_table, conclude, forget, hint, load, unfinished
 from csd_core.cli.options import EditOptions, beside, selection
+from csd_core.command import run_command
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.engine.loop import ProgressBar
+from csd_core.engine.progress import ProgressBar
 from csd_core.engine.ranks import Ranks, current
 from csd_core.errors import expect
 from csd_core.io.files import content_hash

@@ -10,7 +10,7 @@ from types import FrameType
 from torch import Tensor
 
 from csd_core.engine.checkpoint import Checkpoint
-from csd_core.engine.loop import ProgressBar
+from csd_core.engine.progress import ProgressBar
 from csd_core.engine.ranks import ALONE, Ranks
 
 SAVE_SECONDS = 30.0

@@ -1,7 +1,5 @@
 """The one optimisation loop. Scenes, panoramas and videos differ only in the canvas they hand to it."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -10,6 +8,7 @@ from csd_core.denoisers.runtime.batching import in_chunks
 from csd_core.engine.config import EditConfig
 from csd_core.engine.draws import Draws, particle_noise, particles_of_step
 from csd_core.engine.layout import Layout, Stack
+from csd_core.engine.progress import Callback, ProgressBar
 from csd_core.engine.ranks import ALONE, Ranks
 from csd_core.engine.source_cache import SourceCache
 from csd_core.engine.step import Noisy, Predictor, PromptWeights, edit_branches, most_evaluations
@@ -27,7 +26,6 @@ __all__ = [
     "particles_of_step",
 ]
 
-Callback = Callable[[int, Tensor], bool | None]
 Prompt = str | PromptWeights
 
 
@@ -197,35 +195,6 @@ class _FiniteGuard:
         bad_step = int(self.bad_step)
         if bad_step >= 0:
             raise NonFiniteError(bad_step, self.num_steps, self.canvas)
-
-
-class ProgressBar:
-    """A callback that moves a progress bar with an ETA and then calls another callback."""
-
-    def __init__(
-        self,
-        num_steps: int,
-        callback: Callback | None,
-        show: bool,
-        start_step: int = 0,
-        *,
-        desc: str = "edit",
-        unit: str = "step",
-    ) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=num_steps, initial=start_step, desc=desc, unit=unit, disable=not show)
-        self._callback = callback
-
-    def __enter__(self) -> Callback:
-        return self._report
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def _report(self, step: int, canvas: Tensor) -> bool | None:
-        self._bar.update()
-        return self._callback(step, canvas) if self._callback is not None else None
 
 
 def _prompt_weights(prompt: Prompt, num_particles: int) -> PromptWeights:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from csd_core.denoisers.base import Denoiser
 from csd_core.denoisers.runtime.batching import MaxBatch, evaluator
+from csd_core.denoisers.runtime.memory import PeakMemory
 from csd_core.engine.config import EditConfig
 from csd_core.engine.draws import Draws
 from csd_core.engine.source_cache import SourceCache
 from csd_core.engine.step import PromptWeights, Side, edit_branches, most_evaluations
-from csd_core.machine import PeakMemory
 from csd_core.method.schedule import step_generator
 
 TIMED = 2

@@ -8,7 +8,8 @@ from torch import Tensor
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.engine.config import EditConfig
 from csd_core.engine.layout import Layout
-from csd_core.engine.loop import Callback, edit_latents
+from csd_core.engine.loop import edit_latents
+from csd_core.engine.progress import Callback
 from csd_core.engine.ranks import ALONE, Ranks
 from csd_core.engine.step import PromptWeights
 

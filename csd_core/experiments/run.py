@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from csd_core.denoisers.loading import MINI, resolve_device
+from csd_core.engine.progress import duration
 from csd_core.engine.ranks import ALONE, Ranks, current
-from csd_core.engine.wording import duration
 from csd_core.errors import UserError, expect
 from csd_core.experiments.experiment import Experiment
 from csd_core.experiments.figures import figures_path, read_figures, tools_identity, write_figures

@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.errors import UserError
 from csd_nerf.commands.demo_scene import write_demo_scene
 from csd_nerf.nerfstudio_compat.quiet import quiet_environment, silence_others

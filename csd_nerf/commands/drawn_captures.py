@@ -14,7 +14,7 @@ import tyro
 from nerfstudio.data.utils.dataparsers_utils import get_train_eval_split_fraction
 from numpy.typing import NDArray
 
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.mini_editor.raycast import (
     BLUE,
     GREEN,

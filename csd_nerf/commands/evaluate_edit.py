@@ -24,7 +24,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.evaluation.metrics.pixels import psnr
 from csd_core.machine import FreeCores
 from csd_core.mini_editor.edits import affected_mask, apply_edit, find_instruction

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from csd_core.engine.wording import duration
+from csd_core.engine.progress import duration
 from csd_nerf.console import CONSOLE
 
 LINE_EVERY = 15.0  # seconds between two lines where there is no terminal

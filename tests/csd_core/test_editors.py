@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from csd_core.canvas.regions import Region
-from csd_core.cli.command import run_command
 from csd_core.cli.panorama import PanoramaOptions, edit_panorama
+from csd_core.command import run_command
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.editors import PanoramaEditor, as_image_tensor, as_mask_tensor
 from csd_core.errors import UserError

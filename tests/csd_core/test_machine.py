@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from csd_core import machine
-from csd_core.machine import PACKAGES, CpuTimes, FreeCores, PeakMemory, describe_machine, versions
+from csd_core.denoisers.runtime.memory import PeakMemory
+from csd_core.machine import PACKAGES, CpuTimes, FreeCores, describe_machine, versions
 
 
 def test_the_machine_is_told_in_words() -> None:

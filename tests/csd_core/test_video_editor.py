@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from csd_core.cli.command import run_command
 from csd_core.cli.video import VideoOptions, edit_video
+from csd_core.command import run_command
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.editors import VideoEditor
 from csd_core.errors import UserError

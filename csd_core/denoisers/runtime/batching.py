@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from csd_core.denoisers.base import Denoiser
+from csd_core.denoisers.runtime.memory import PeakMemory, free_bytes, used_bytes
 from csd_core.errors import UserError, expect
-from csd_core.machine import PeakMemory, free_bytes, used_bytes
 
 MaxBatch = int | Literal["auto"]
 """Rows at a time; auto: as many as fit."""

@@ -27,7 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.mini_editor.training import sections
 from csd_core.mini_editor.training.report import markdown_report, print_report
 from csd_core.mini_editor.training.sampling import Bench, EvaluateConfig, Section

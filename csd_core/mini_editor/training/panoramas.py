@@ -20,7 +20,7 @@ from torch import Tensor
 
 from csd_core.canvas.panorama import Method, Panorama, sample_panorama
 from csd_core.canvas.windows import axis_starts
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import expect
 from csd_core.evaluation.metrics.pixels import psnr, seam_score

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.evaluation.metrics.clip import directional_similarity
 from csd_core.evaluation.metrics.extractors import ClipExtractor
 from csd_core.image_ops import resize

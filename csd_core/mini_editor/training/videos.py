@@ -28,7 +28,7 @@ from torch import Tensor
 from csd_core.baselines import SamplingConfig
 from csd_core.canvas.detail import DETAIL, Detail
 from csd_core.canvas.video import ArrayClip, Method, VideoEdit, as_image, with_method
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import expect
 from csd_core.evaluation.metrics.flow import warp_error

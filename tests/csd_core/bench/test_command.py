@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from csd_core.bench.command import PARTS, main
-from csd_core.machine import PeakMemory
+from csd_core.denoisers.runtime.memory import PeakMemory
 
 
 @pytest.fixture

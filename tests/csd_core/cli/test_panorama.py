@@ -16,9 +16,9 @@ from torch import Tensor
 
 from csd_core.canvas.panorama import Panorama
 from csd_core.cli import panorama as module
-from csd_core.cli.command import run_command
 from csd_core.cli.panorama import PanoramaOptions, edit_panorama, main
 from csd_core.cli.watch import Watch
+from csd_core.command import run_command
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.denoisers.runtime.precision import default_dtype, dtype_name
 from csd_core.engine.checkpoint import Checkpoint

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from csd_core.canvas.video import VideoEdit
 from csd_core.cli import video as module
-from csd_core.cli.command import run_command
 from csd_core.cli.video import VideoOptions, edit_video, main
 from csd_core.cli.watch import Watch
+from csd_core.command import run_command
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.engine.checkpoint import Checkpoint
 from csd_core.engine.config import EditConfig

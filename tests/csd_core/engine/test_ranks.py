@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from csd_core.cli.command import run_command
 from csd_core.cli.panorama import PanoramaOptions, edit_panorama
 from csd_core.cli.video import VideoOptions, edit_video
+from csd_core.command import run_command
 from csd_core.engine import ranks as distributed
 from csd_core.engine.ranks import ALONE, TIMEOUT, Ranks, current, launched, without_launch
 from csd_core.errors import UserError
@@ -293,7 +293,7 @@ def test_ranks_that_were_ended_go_on(how: signal.Signals, edits: Edits) -> None:
 
 OF_ONE_PROCESS = """
 import sys
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.engine.config import EditConfig
 sys.exit(run_command(EditConfig, print, []))
 """

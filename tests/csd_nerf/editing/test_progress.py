@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from csd_core.engine.wording import duration
+from csd_core.engine.progress import duration
 from csd_nerf.editing.progress import LINE_EVERY, RunProgress
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.mini_editor.edits import INSTRUCTIONS
 from csd_core.mini_editor.training.panoramas import (
     METHODS,

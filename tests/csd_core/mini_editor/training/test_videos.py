@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from csd_core.canvas.video import ArrayClip
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.evaluation.metrics.flow import warp_error
 from csd_core.mini_editor.edits import HUES, apply_edit
 from csd_core.mini_editor.training import videos

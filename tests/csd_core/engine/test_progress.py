@@ -1,6 +1,6 @@
 import pytest
 
-from csd_core.engine.wording import duration
+from csd_core.engine.progress import duration
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from csd_core.cli.command import run_command
+from csd_core.command import run_command
 from csd_core.errors import UserError
 
 
