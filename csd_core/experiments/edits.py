@@ -1,23 +1,24 @@
-"""The work of a cell: a picture or a clip edited by one method with one setting and seed.
+"""Edits of pictures and clips: what a cell depends on, and the work that makes it.
 
-All that decides the result is in Cell.hangs_on, which the functions plan_panorama and plan_video fill; the
-work reads it from there. A cell keeps its frames as PNGs, a picture as one.
+The functions plan and plan_extra put everything that decides the result into Cell.settings; the work reads it
+from there. A cell keeps its frames as PNGs, a picture as one.
 """
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from csd_core.baselines import SamplingConfig, num_calls
+from csd_core.canvas.detail import DETAIL
 from csd_core.canvas.panorama import Panorama, sample_panorama
 from csd_core.canvas.video import VARIANTS, ArrayClip, VideoEdit
 from csd_core.canvas.windows import axis_starts
@@ -27,18 +28,24 @@ from csd_core.engine.plan import count_evaluations
 from csd_core.errors import expect
 from csd_core.experiments.grid import Cell
 from csd_core.experiments.inputs import Input, read_frames, write_frames
+from csd_core.experiments.measures import CellMeasures, all_measures
+from csd_core.experiments.options import Entry
 from csd_core.experiments.settings import Model, Prompt, Variant, decisive, optimised
 from csd_core.image_ops import resize
 from csd_core.io.images import quantise
-from csd_core.presets import PANORAMA, PANORAMA_MINI, VIDEO, VIDEO_MINI, Preset, panorama_preset, video_preset
+from csd_core.presets import Preset
+
+if TYPE_CHECKING:
+    from csd_core.evaluation import Borders, Tools
 
 FRAMES = "frames"
 """Folder of a cell's edited frames."""
 MAX_BATCH = 16
+"""Evaluations at a time."""
 
 
 def plan(
-    cell: tuple[Input, Prompt, Variant, int],
+    of: tuple[Input, Prompt, Variant, int],
     model: Model,
     *,
     is_video: bool,
@@ -49,57 +56,38 @@ def plan(
     """The cell of an edit.
 
     Args:
-        cell: input, prompt, variant and seed.
+        of: input, prompt, variant and seed.
         model: the editor.
         is_video: of a clip, not of a picture.
-        dtype: name of the type that the model computes in, where the variant does not say.
-        num_steps: of optimisation, where the variant does not say. None: what suits the editor.
-        stride: latent pixels from window to window, for pictures. None: what suits the editor.
+        dtype: name of the model's data type, where the variant does not set it.
+        num_steps: of optimisation, where the variant does not set them. None: the preset's.
+        stride: latent pixels from window to window, for pictures. None: the preset's.
 
     Raises:
         UserError: a setting out of range.
     """
-    given_input, prompt, variant, seed = cell
-    mini, full = (VIDEO_MINI, VIDEO) if is_video else (PANORAMA_MINI, PANORAMA)
-    preset = mini if model.is_mini else full
-    hangs_on: dict[str, Any] = {
-        "input": given_input.sha256,
-        "wording": prompt.text,
+    source, prompt, variant, seed = of
+    preset = model.preset(is_video=is_video)
+    make = preset.with_edit if variant.method in VARIANTS else preset.with_sampling
+    config = make(**variant.config, seed=seed)
+    config.check()
+    settings = {
+        "input": source.sha256,
+        "text": prompt.text,
         "model": model.identity,
+        "config": decisive(config),
+        "given": dict(variant.given),
         "dtype": variant.given.get("dtype", dtype),
-        "method": variant.method,
-        "size": variant.given.get("size"),
-        **_settings(variant, preset, num_steps, seed),
-    }
-    if not is_video:
-        hangs_on["stride"] = stride or preset.stride
-    return Cell(given_input.name, prompt.name, variant.method, variant.setting, seed, hangs_on)
-
-
-def plan_extra(given_input: Input, prompt: Prompt, method: str, edited: Input) -> Cell:
-    """The cell of a clip that another program edited."""
-    return Cell(given_input.name, prompt.name, method, "", 0, {"extra": edited.sha256})
-
-
-def _settings(variant: Variant, preset: Preset, num_steps: int | None, seed: int) -> dict[str, Any]:
-    own = {name: value for name, value in variant.given.items() if name not in NOT_OF_A_CONFIG}
-    if variant.method not in VARIANTS:
-        sampling = preset.with_sampling(**own, seed=seed)
-        sampling.check()
-        return {"sampling": decisive(sampling)}
-    edit = preset.with_edit(**own, seed=seed)
-    edit.check()
-    schedule = {"updates": preset.updates, "least_steps": preset.least_steps, "fade": preset.fade}
-    return {
-        "edit": decisive(edit),
-        "lr_factor": variant.given.get("lr_factor", 1.0),
         "num_steps": variant.given.get("num_steps", num_steps),
-        "schedule": schedule,
-        **({} if variant.given.get("scaled", True) else {"scaled": False}),
+        "schedule": [preset.updates, preset.least_steps, preset.fade],
+        "stride": None if is_video else stride or preset.stride,
     }
+    return Cell(source.name, prompt.name, variant.method, variant.setting, seed, settings)
 
 
-NOT_OF_A_CONFIG = ("size", "num_steps", "lr_factor", "scaled", "dtype")
+def plan_extra(source: Input, prompt: Prompt, method: str, edited: Input) -> Cell:
+    """The cell of a clip that another program edited."""
+    return Cell(source.name, prompt.name, method, "", 0, {"extra": edited.sha256})
 
 
 @dataclass(frozen=True)
@@ -110,102 +98,117 @@ class EditWork:
         model: the editor.
         inputs: by name.
         is_video: clips, not pictures.
-        dtype: name of the type that the model computes in.
+        preset: settings of the model.
         extras: folders of frames that other programs edited, by hash.
-        local_files_only: never touch the network.
+        local_files_only: never access the network.
     """
 
     model: str
     inputs: Mapping[str, Input]
     is_video: bool
-    dtype: str = "float32"
-    extras: Mapping[str, Path] | None = None
+    preset: Preset
+    extras: Mapping[str, Path]
     local_files_only: bool = False
 
     def __call__(self, cell: Cell, folder: Path, device: str) -> dict[str, Any]:
-        """Write the edited frames; evaluations, steps and seconds of the edit alone."""
-        source = self.inputs[cell.input].frames
-        if "extra" in cell.hangs_on:
+        """Write the edited frames; evaluations, steps and seconds of the edit alone, and more."""
+        source = self.source(cell)
+        if "extra" in cell.settings:
             write_frames(folder / FRAMES, self._extra(cell, source))
             return {"evaluations": None, "steps": None, "seconds": None}
-        denoiser = self.load(device, cell.hangs_on["dtype"])
-        source = [_sized(frame, cell.hangs_on["size"]) for frame in source]
+        denoiser = self.load(device, cell)
         begun = time.perf_counter()
         with denoiser.count_evaluations() as evaluations, _expected_warnings():
-            edited, told = (self._video if self.is_video else self._panorama)(cell, denoiser, source)
-        told |= {"evaluations": evaluations.count, "seconds": round(time.perf_counter() - begun, 2)}
+            edit = self._optimise if cell.method in VARIANTS else self._sample
+            edited, record = edit(cell, denoiser, source)
+        record |= {"evaluations": evaluations.count, "seconds": round(time.perf_counter() - begun, 2)}
+        if not self.is_video:
+            record["borders"] = _borders(cell, denoiser, source[0])
         write_frames(folder / FRAMES, edited)
-        return told
+        return record
 
-    def load(self, device: str, dtype: str | None = None) -> InstructPix2Pix:
-        """The editor on a device, in a type (default: the experiment's); loaded once in a process."""
-        return _load(self.model, device, dtype or self.dtype, self.local_files_only)
+    def source(self, cell: Cell) -> list[Tensor]:
+        """The frames (3, H, W) as the cell edits them: its variant may set another size."""
+        width, height = cell.settings.get("given", {}).get("size", (None, None))
+        frames = self.inputs[cell.input].frames
+        return [resize(frame, (height, width)) for frame in frames] if width else frames
 
-    def evaluations(self, cell: Cell, denoiser: InstructPix2Pix) -> int:
+    def frames(self, cell: Cell, folder: Path) -> tuple[list[Tensor], list[Tensor]]:
+        """Frames of source and edit of a finished cell."""
+        return self.source(cell), read_frames(cell.path(folder) / FRAMES)
+
+    def load(self, device: str, cell: Cell) -> InstructPix2Pix:
+        """The editor on a device, in the cell's data type; loaded once in a process."""
+        return _load(self.model, device, cell.settings["dtype"], self.local_files_only)
+
+    def count(self, cell: Cell, device: str) -> int:
         """Evaluations of the network that a cell takes; nothing is computed."""
-        if "extra" in cell.hangs_on:
+        if "extra" in cell.settings:
             return 0
-        source = [_sized(frame, cell.hangs_on["size"]) for frame in self.inputs[cell.input].frames]
-        if "edit" in cell.hangs_on:
-            job = (self._video_job if self.is_video else self._panorama_job)(cell, denoiser, source)
-            return count_evaluations(job.edit, job.prompts, job.num_particles)
-        sampling = SamplingConfig(**cell.hangs_on["sampling"])
-        windows = len(source) if self.is_video else _windows(cell, denoiser, source[0])
+        denoiser, source = self.load(device, cell), self.source(cell)
+        if cell.method in VARIANTS:
+            edit = self._prepare(cell, denoiser, source)
+            return count_evaluations(edit.edit, edit.prompts, edit.num_particles)
+        sampling = SamplingConfig(**cell.settings["config"])
+        windows = len(source) if self.is_video else _num_windows(cell, denoiser, source[0])
         guided = 3 if sampling.guidance_scale > 1 else 1
         return num_calls(denoiser, sampling) * guided * windows
 
-    def _panorama(
-        self, cell: Cell, denoiser: InstructPix2Pix, source: list[Tensor]
-    ) -> tuple[list[Tensor], dict[str, Any]]:
-        image = source[0][None]
-        if "edit" in cell.hangs_on:
-            job = self._panorama_job(cell, denoiser, source)
-            edited = job.finish(job.run())
-            told = {"steps": job.edit.num_steps, "particles": job.num_particles}
+    def measure(self, entry: Entry, folder: Path, tools: "Tools") -> CellMeasures:
+        """All measures of a finished cell."""
+        from csd_core.evaluation import Borders, Captions, measure_panorama, measure_video
+
+        before, after = self.frames(entry.cell, folder)
+        captions = Captions(entry.prompt.source, entry.prompt.target)
+        if self.is_video:
+            evaluated = measure_video(before, after, captions, tools)
         else:
-            sampling = SamplingConfig(**cell.hangs_on["sampling"])
-            method, text, stride = (cell.hangs_on[name] for name in ("method", "wording", "stride"))
-            edited = sample_panorama(method, denoiser, image, text, sampling, stride=stride, progress=False)
-            told = {"steps": sampling.num_inference_steps}
-        return [edited[0].cpu()], {**told, "borders": _borders(cell, denoiser, image)}
+            lines = entry.cell.record(folder)["borders"]
+            borders = Borders(*lines) if lines else None
+            evaluated = measure_panorama(before[0], after[0], captions, tools, borders=borders)
+        return all_measures(evaluated, entry.prompt, before, after)
 
-    def _video(
-        self, cell: Cell, denoiser: InstructPix2Pix, source: list[Tensor]
+    def _optimise(
+        self, cell: Cell, denoiser: InstructPix2Pix, source: Sequence[Tensor]
     ) -> tuple[list[Tensor], dict[str, Any]]:
-        job = self._video_job(cell, denoiser, source)
-        if "edit" in cell.hangs_on:
-            told = {"steps": job.edit.num_steps, "particles": job.num_particles}
-            return list(job.finish(job.run())), told
-        sampling = SamplingConfig(**cell.hangs_on["sampling"])
-        return list(job.finish(job.sample(sampling))), {"steps": sampling.num_inference_steps}
+        edit = self._prepare(cell, denoiser, source)
+        canvas = edit.run()
+        if isinstance(edit, VideoEdit):
+            frames = list(edit.finish(canvas, cell.settings["given"].get("detail", DETAIL)))
+        else:
+            frames = list(edit.finish(canvas))
+        return frames, {"steps": edit.edit.num_steps, "particles": edit.num_particles}
 
-    def _panorama_job(self, cell: Cell, denoiser: InstructPix2Pix, source: list[Tensor]) -> Panorama:
-        preset = panorama_preset(denoiser)
+    def _prepare(
+        self, cell: Cell, denoiser: InstructPix2Pix, source: Sequence[Tensor]
+    ) -> Panorama | VideoEdit:
+        given, num_steps = cell.settings["given"], cell.settings["num_steps"]
+        shared = (cell.settings["text"], _edit_config(cell), self.preset)
+        if self.is_video:
+            edit = VideoEdit(denoiser, _clip(source), *shared, num_steps=num_steps)
+        else:
+            borders, stride = given.get("borders", "margin"), cell.settings["stride"]
+            image = source[0][None]
+            edit = Panorama(denoiser, image, *shared, num_steps=num_steps, stride=stride, borders=borders)
+        # not before the number of particles is known
+        edit.edit = optimised(edit.edit, Variant(cell.method, cell.setting, given), edit.num_particles)
+        return edit
 
-        def prepare(edit: EditConfig) -> Panorama:
-            return Panorama(
-                denoiser,
-                source[0][None],
-                cell.hangs_on["wording"],
-                edit,
-                preset,
-                num_steps=cell.hangs_on["num_steps"],
-                stride=cell.hangs_on["stride"],
-            )
+    def _sample(
+        self, cell: Cell, denoiser: InstructPix2Pix, source: Sequence[Tensor]
+    ) -> tuple[list[Tensor], dict[str, Any]]:
+        sampling, text = SamplingConfig(**cell.settings["config"]), cell.settings["text"]
+        if self.is_video:
+            edit = VideoEdit(denoiser, _clip(source), text, self.preset.edit, self.preset)
+            edited = list(edit.finish(edit.sample(sampling)))
+        else:
+            image, stride = source[0][None], cell.settings["stride"]
+            method: Any = cell.method
+            edited = sample_panorama(method, denoiser, image, text, sampling, stride=stride, progress=False)
+        return [frame.cpu() for frame in edited], {"steps": sampling.num_inference_steps}
 
-        edit = _edit(cell)
-        return prepare(optimised(edit, _variant(cell), prepare(edit).num_particles))
-
-    def _video_job(self, cell: Cell, denoiser: InstructPix2Pix, source: list[Tensor]) -> VideoEdit:
-        preset = video_preset(denoiser)
-        clip = ArrayClip([quantise(frame, np.uint8) for frame in source])
-        optimises = "edit" in cell.hangs_on
-        edit = optimised(_edit(cell), _variant(cell), len(source)) if optimises else preset.edit
-        steps = cell.hangs_on.get("num_steps")
-        return VideoEdit(denoiser, clip, cell.hangs_on["wording"], edit, preset, num_steps=steps)
-
-    def _extra(self, cell: Cell, source: list[Tensor]) -> list[Tensor]:
-        frames = read_frames((self.extras or {})[cell.hangs_on["extra"]])
+    def _extra(self, cell: Cell, source: Sequence[Tensor]) -> list[Tensor]:
+        frames = read_frames(self.extras[cell.settings["extra"]])
         expect(len(frames) == len(source), cell.method, f"{len(source)} frames", len(frames))
         return [resize(frame, (source[0].shape[-2], source[0].shape[-1])) for frame in frames]
 
@@ -220,47 +223,37 @@ def _load(model: str, device: str, dtype: str, local_files_only: bool) -> Instru
 @contextmanager
 def _expected_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "this editor was not taught")  # the experiment says what it asks
+        warnings.filterwarnings("ignore", "this editor was not taught")  # the experiment sets the instruction
         yield
 
 
-def _edit(cell: Cell) -> EditConfig:
-    fields = dict(cell.hangs_on["edit"])
-    return EditConfig(**{**fields, "t_range": tuple(fields["t_range"]), "max_batch": MAX_BATCH})
+def _edit_config(cell: Cell) -> EditConfig:
+    config = cell.settings["config"]
+    return EditConfig(**{**config, "t_range": tuple(config["t_range"]), "max_batch": MAX_BATCH})
 
 
-def _variant(cell: Cell) -> Variant:
-    given = {name: cell.hangs_on[name] for name in ("lr_factor", "scaled") if name in cell.hangs_on}
-    return Variant(cell.method, cell.setting, given)
+def _clip(frames: Sequence[Tensor]) -> ArrayClip:
+    return ArrayClip([quantise(frame, np.uint8) for frame in frames])
 
 
-def sized_source(cell: Cell, source: Input) -> list[Tensor]:
-    """The frames as the cell edited them: its variant may name another size."""
-    return [_sized(frame, cell.hangs_on.get("size")) for frame in source.frames]
-
-
-def _sized(frame: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """size: width, height."""
-    return frame if size is None else resize(frame, (size[1], size[0]))
-
-
-def _windows(cell: Cell, denoiser: InstructPix2Pix, image: Tensor) -> int:
+def _num_windows(cell: Cell, denoiser: InstructPix2Pix, image: Tensor) -> int:
     if cell.method == "ip2p-resize":
         return 1
     side, factor = denoiser.native_size // denoiser.downscale, denoiser.downscale
-    stride = cell.hangs_on["stride"] if cell.method == "ip2p-overlap" else side
+    stride = cell.settings["stride"] if cell.method == "ip2p-overlap" else side
     scale = max(1.0, denoiser.native_size / min(image.shape[-2:]))
     lengths = (-(-round(length * scale) // factor) for length in image.shape[-2:])
     rows, columns = (len(axis_starts(length, side, stride)) for length in lengths)
     return rows * columns
 
 
-def _borders(cell: Cell, denoiser: InstructPix2Pix, image: Tensor) -> Any:
+def _borders(cell: Cell, denoiser: InstructPix2Pix, image: Tensor) -> "Borders | None":
     """Rows and columns of the borders of the method's windows; of ip2p-resize, those of ip2p-patch."""
     from csd_core.evaluation.seams import borders
 
-    window, optimises = denoiser.native_size, "edit" in cell.hangs_on
+    window, optimises = denoiser.native_size, cell.method in VARIANTS
     by_stride = optimises or cell.method == "ip2p-overlap"
-    stride = cell.hangs_on["stride"] * denoiser.downscale if by_stride else window
+    stride = cell.settings["stride"] * denoiser.downscale if by_stride else window
+    has_margin = optimises and cell.settings["given"].get("borders", "margin") == "margin"
     padded = [length + -length % denoiser.downscale for length in image.shape[-2:]]
-    return borders(padded, window, stride, window - stride if optimises else 0)
+    return borders(padded, window, stride, window - stride if has_margin else 0)

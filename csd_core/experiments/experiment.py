@@ -12,18 +12,18 @@ class Column:
     """A column of a table."""
 
     key: str
-    """Of a figure of csd-evaluate or figures.py, or of what cell.json says: seconds, evaluations."""
+    """Of a measure (csd-evaluate's or measures.py's), or of a field of cell.json: seconds, evaluations."""
     title: str
-    """Heading. {clip} stands for CLIP, or for what stands in for it."""
+    """Heading. {clip} stands for the name of the extractor: CLIP or scorer."""
     better: Literal["higher", "lower", ""] = ""
-    """Which is better, where one is."""
+    """Which is better; "" where neither is."""
     places: int = 3
     """Decimals."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """What is plotted: two columns against each other, a line for each method; or bars, a panel each."""
+    """What is plotted: two columns against each other, a line for each method; or a panel for each column."""
 
     columns: tuple[str, ...]
     """Keys: two for a trade-off, x and y; any number for bars."""
@@ -39,22 +39,22 @@ class Scale:
     prompts: tuple[Prompt, ...]
     """Instructions."""
     num_inputs: int | None = None
-    """Inputs that are taken of a folder, and that are drawn without one. None: all; 1 is drawn."""
-    drawn_size: tuple[int, int] = (1920, 512)
-    """Width and height of what is drawn, in pixels; clips are square, of that height."""
+    """Inputs taken from a folder, or rendered without one. None: all of the folder; one is rendered."""
+    rendered_size: tuple[int, int] = (1920, 512)
+    """Width and height of rendered inputs, in pixels; clips are squares of that height."""
     short_side: int | None = None
-    """What is read from a folder is resized to it. None: left as it is."""
+    """Inputs from a folder are resized to it, in pixels. None: their own size."""
     num_frames: int = 24
-    """Of a clip."""
+    """Frames of a clip."""
     num_steps: int | None = None
-    """Of optimisation. None: what suits the editor."""
+    """Optimisation steps. None: the model's preset."""
     stride: int | None = None
-    """Latent pixels from window to window. None: what suits the editor."""
+    """Latent pixels from window to window. None: the model's preset."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure of the paper, to be made again."""
+    """A table or figure, reproduced."""
 
     name: str
     """As the command takes it."""
@@ -73,8 +73,8 @@ class Experiment:
     plot: Plot
     """Beside it."""
     published: PaperTable = field(default_factory=dict)
-    """The paper's numbers: name of a variant -> key of a column."""
+    """The paper's numbers: name of a variant -> key of a column -> number."""
     note: str = ""
-    """To be read with the table."""
+    """Printed below the table."""
     measured: bool = True
     """Whether edits are measured, or only timed."""

@@ -1,4 +1,4 @@
-"""Pictures and clips that experiments edit: a folder's, or drawn. Kept beside the results as PNGs."""
+"""Pictures and clips that experiments edit: from a folder, or rendered; kept as PNGs."""
 
 import hashlib
 import math
@@ -42,7 +42,7 @@ class Input:
         return _read_input(self.folder)
 
 
-@lru_cache(maxsize=4)  # not kept in the input: that is sent to other processes
+@lru_cache(maxsize=4)  # not stored in the input, which is pickled
 def _read_input(folder: Path) -> list[Tensor]:
     return read_frames(folder)
 
@@ -53,14 +53,14 @@ def read_frames(folder: Path) -> list[Tensor]:
 
 
 def write_frames(folder: Path, frames: Iterable[Tensor]) -> None:
-    """Images (3, H, W) in [0, 1] as 00000.png, 00001.png ... in a folder, which is made."""
+    """Write images (3, H, W) in [0, 1] as 00000.png, 00001.png ...; the folder is created."""
     folder.mkdir(parents=True, exist_ok=True)
     for k, frame in enumerate(frames):
         write_picture(folder / f"{k:05d}.png", Picture(quantise(frame, np.uint8)))
 
 
 def keep(name: str, frames: Sequence[Array], root: Path) -> Input:
-    """Frames (H, W, 3) uint8 as an input under `root`, where another process may be writing the same."""
+    """Frames (H, W, 3) uint8 as an input under `root`; another process may write the same one meanwhile."""
     whole = hashlib.sha256(repr([frame.shape for frame in frames]).encode())
     for frame in frames:
         whole.update(np.ascontiguousarray(frame).tobytes())
@@ -87,20 +87,19 @@ def read_inputs(
         source: the folder; for videos it may be one clip itself.
         root: where they are kept.
         is_video: clips, not pictures.
-        short_side: they are resized to it, in pixels. None: as they are.
-        num_inputs: so many, in the order of their names. None: all.
-        num_frames: so many from the beginning of each clip.
+        short_side: they are resized to it, in pixels. None: their own size.
+        num_inputs: only the first, in the order of their names. None: all.
+        num_frames: frames from the start of each clip.
 
     Raises:
         UserError: no such folder, nothing in it, or a file that cannot be read.
     """
     expect(source.is_dir(), "inputs", "a folder", f"{source}, which is none")
     entries = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+    stills = [path for path in entries if path.is_file() and is_still_picture(path)]
+    paths = stills
     if is_video:
-        stills = [path for path in entries if path.is_file() and is_still_picture(path)]
-        paths = [source] if stills else [p for p in entries if p.is_dir() or not is_still_picture(p)]
-    else:
-        paths = [path for path in entries if path.is_file() and is_still_picture(path)]
+        paths = [source] if stills else entries
     wanted = "videos or folders of frames" if is_video else "pictures"
     expect(len(paths) > 0, "inputs", f"a folder of {wanted}", f"{source}, which has none")
     names = [path.stem for path in paths]
@@ -113,41 +112,42 @@ def read_inputs(
     return inputs
 
 
-def draw_panoramas(root: Path, count: int, size: tuple[int, int]) -> list[Input]:
-    """Ray-cast scenes seen through a wide lens, `size` (width, height) in pixels. The same every time."""
-    return [keep(f"drawn-{k + 1}", [_draw_wide(k, size)], root) for k in range(count)]
-
-
-def draw_clips(root: Path, count: int, side: int, num_frames: int) -> list[Input]:
-    """Clips of a camera that moves round a ray-cast scene, side x side pixels. The same every time."""
-    return [keep(f"drawn-{k + 1}", _draw_clip(k, side, num_frames), root) for k in range(count)]
-
-
-def _draw_wide(number: int, size: tuple[int, int]) -> Array:
-    from csd_core.mini_editor.raycast import View, look_at, random_scene, render
-
+def render_panoramas(root: Path, count: int, size: tuple[int, int]) -> list[Input]:
+    """Ray-cast scenes through a wide lens, `size` (width, height) in pixels. The same every time."""
     width, height = size
-    scene, focal = random_scene(np.random.default_rng((1, number))), 0.6 * width
-    angle = 2.0 * number
-    eye = (3.6 * math.cos(angle), 3.6 * math.sin(angle), 1.3)
-    view = View(look_at(eye, (0.0, 0.0, 0.45)), focal, focal, width / 2, height / 2, width, height)
-    return _to_bytes(render(scene, *view, samples=2))
+    inputs = []
+    for k in range(count):
+        angle = 2.0 * k
+        eye = (3.6 * math.cos(angle), 3.6 * math.sin(angle), 1.3)
+        picture = _render((1, k), eye, 0.45, 0.6 * width, width, height)
+        inputs.append(keep(f"rendered-{k + 1}", [picture], root))
+    return inputs
 
 
-def _draw_clip(number: int, side: int, num_frames: int) -> list[Array]:
+def render_clips(root: Path, count: int, side: int, num_frames: int) -> list[Input]:
+    """Clips of a camera that moves around a ray-cast scene, side x side pixels. The same every time."""
+    inputs = []
+    for k in range(count):
+        angles = [1.0 + 2.0 * k + 0.05 * frame for frame in range(num_frames)]
+        eyes = [(3.8 * math.cos(angle), 3.8 * math.sin(angle), 1.6) for angle in angles]
+        frames = [_render((2, 2 * k), eye, 0.3, 1.2 * side, side, side) for eye in eyes]
+        inputs.append(keep(f"rendered-{k + 1}", frames, root))
+    return inputs
+
+
+def _render(
+    seed: tuple[int, int],
+    eye: tuple[float, float, float],
+    target_height: float,
+    focal: float,
+    width: int,
+    height: int,
+) -> Array:
     from csd_core.mini_editor.raycast import View, look_at, random_scene, render
 
-    scene, frames = random_scene(np.random.default_rng((2, 2 * number))), []
-    for k in range(num_frames):
-        angle = 1.0 + 2.0 * number + 0.05 * k
-        eye = (3.8 * math.cos(angle), 3.8 * math.sin(angle), 1.6)
-        view = View(look_at(eye, (0.0, 0.0, 0.3)), 1.2 * side, 1.2 * side, side / 2, side / 2, side, side)
-        frames.append(_to_bytes(render(scene, *view, samples=2)))
-    return frames
-
-
-def _to_bytes(image: Array) -> Array:
-    return (image.clip(0, 1) * 255).round().astype(np.uint8)
+    scene = random_scene(np.random.default_rng(seed))
+    view = View(look_at(eye, (0.0, 0.0, target_height)), focal, focal, width / 2, height / 2, width, height)
+    return (render(scene, *view, samples=2).clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def _picture(path: Path) -> Array:

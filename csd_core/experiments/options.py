@@ -1,7 +1,7 @@
-"""The options of csd-experiment, and what an experiment is made ready as."""
+"""The options of csd-experiment, and an experiment with its inputs, model and grid."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from csd_core.denoisers.runtime.precision import DType, as_dtype, dtype_name
 from csd_core.errors import expect
 from csd_core.experiments.experiment import Experiment, Scale
-from csd_core.experiments.figures import Figures
 from csd_core.experiments.grid import Cell, Work
-from csd_core.experiments.settings import Prompt, Variant, known_methods, read_prompts
+from csd_core.experiments.measures import CellMeasures
+from csd_core.experiments.settings import Prompt, Variant, read_prompts
 
 if TYPE_CHECKING:
     from csd_core.evaluation import Tools
@@ -27,28 +27,28 @@ class ExperimentOptions:
     name: tyro.conf.Positional[str]
     """The experiment."""
     output: Path
-    """Folder for edits, tables and plots. What is in it is not done again; several processes may share it,
-    and those that torchrun starts do."""
+    """Folder for edits, tables and plots. Edits in it are not repeated; several processes, and the ranks of
+    torchrun, may share it."""
     model: str = "mini"
-    """Hub id, diffusers folder, or mini: the small editor that ships with this package. For mini all is
-    small, for others as in the paper."""
+    """Hub id, diffusers folder, or mini: the small editor that ships with this package. With mini
+    experiments are small, with others as in the paper."""
     clip: str | None = None
     """Extractor: an open_clip name, a folder, or mini. Default: ViT-bigG-14; with model mini, mini."""
     clip_weights: Path | None = None
     """Checkpoint file of the extractor."""
     inputs: Path | None = None
-    """Folder of pictures; for videos of videos and folders of frames. Default: what the package draws."""
+    """Folder of pictures; for videos, of videos and folders of frames. Default: rendered scenes."""
     prompts: tuple[str, ...] = ()
     """Names of some of the experiment's instructions, with mini of any of the editor's; or a JSON file with a
     list of {"name", "text", "source", "target"}. Default: all of the experiment's."""
     methods: tuple[str, ...] = ()
-    """Only these. Default: all of the experiment's."""
+    """Some of the experiment's methods. Default: all."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds."""
     num_inputs: int | None = None
-    """So many inputs."""
+    """Number of inputs."""
     num_frames: int | None = None
-    """So many frames of a video."""
+    """Frames of a video, from its start."""
     size: int | None = None
     """Short side of the inputs in pixels."""
     num_steps: int | None = None
@@ -59,23 +59,21 @@ class ExperimentOptions:
     """NAME=FOLDER: outputs of another program, as FOLDER/INPUT/PROMPT/ of frames, or the frames alone where
     there is one input and one instruction."""
     device: tuple[str, ...] = ()
-    """cpu, cuda:0 ...; several work side by side. Default: CUDA where there is one."""
+    """cpu, cuda:0 ...; with several, edits run in parallel. Default: CUDA where there is one."""
     dtype: DType | None = None
     """Precision of the model. Default: float16 on CUDA, float32 elsewhere."""
-    max_cells: int | None = None
-    """Do so many edits at most, and leave the others for later."""
     measure: bool = True
-    """Measure the edits and write tables. Without it edits alone."""
+    """Measure the edits and write tables. Without it only edits are made."""
     dry_run: bool = False
-    """Say how many edits and evaluations it takes, and do nothing."""
+    """Print how many edits and evaluations it takes, and do nothing."""
     local_files_only: bool = False
-    """Never touch the network."""
+    """Never access the network."""
     verbose: bool = False
     """Show the traceback of an error."""
 
     def check(self, experiment: Experiment) -> None:
         """Raise a UserError that names the first option out of range."""
-        for name in ("num_inputs", "num_frames", "size", "num_steps", "stride", "max_cells"):
+        for name in ("num_inputs", "num_frames", "size", "num_steps", "stride"):
             given = getattr(self, name)
             expect(given is None or given >= 1, name.replace("_", "-"), "at least 1", given)
         expect(len(self.seeds) > 0, "seeds", "at least one", "none")
@@ -89,12 +87,12 @@ class ExperimentOptions:
 
     @property
     def precision(self) -> str:
-        """The name of the type that the model computes in."""
+        """Name of the data type of the model."""
         first = torch.device(self.device[0] if self.device else "cpu")
         return dtype_name(as_dtype(self.dtype, first))
 
     def prompts_of(self, scale: Scale, is_mini: bool) -> list[Prompt]:
-        """The instructions that are asked for.
+        """The chosen instructions.
 
         Raises:
             UserError: one of them is unknown.
@@ -110,22 +108,21 @@ class ExperimentOptions:
             chosen.append(known.get(name) or Prompt.mini(name))
         return chosen
 
-    def variants_of(self, scale: Scale, experiment: Experiment) -> list[Variant]:
-        """The rows that are asked for.
+    def variants_of(self, scale: Scale) -> list[Variant]:
+        """The chosen rows.
 
         Raises:
-            UserError: a method is none of the experiment's.
+            UserError: the experiment does not have a method.
         """
         known = dict.fromkeys(variant.method for variant in scale.variants)
         for name in self.methods:
-            kind = "not in this experiment" if name in known_methods(experiment.domain) else "unknown"
-            expect(name in known, "methods", f"some of {', '.join(known)}", f"{name}, which is {kind}")
+            expect(name in known, "methods", f"some of {', '.join(known)}", name)
         return [v for v in scale.variants if not self.methods or v.method in self.methods]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell, and what it belongs to."""
+    """A cell, and its row and instruction."""
 
     cell: Cell
     variant: Variant
@@ -133,18 +130,22 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """An experiment made ready: what run.py needs of a domain."""
+class PreparedExperiment:
+    """What run.py needs of a domain."""
 
     entries: Sequence[Entry]
     """The grid, in the order of work."""
     work: Work
-    """Makes a cell."""
-    measure: "Callable[[Entry, Path, Tools], Figures]"
-    """(entry, folder of all cells, extractors) -> figures."""
-    evaluations: Callable[[Cell], int | None]
-    """Of the editor's network, counted without computing; None where that cannot be known."""
-    rows: Callable[[Entry, Path], tuple[Tensor, Tensor]]
-    """(entry, folder of all cells) -> source and edit for the contact sheet, (n, 3, H, W) in [0, 1] each."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """What the tables say of inputs, model and the like, as JSON values."""
+    """Edits a cell."""
+    measure: "Callable[[Entry, Path, Tools], CellMeasures]"
+    """(entry, folder of all cells, extractors) -> measures."""
+    count: Callable[[Cell], int | None]
+    """Evaluations of the editor's network that a cell takes; None where that is unknown."""
+    frames: Callable[[Cell, Path], tuple[Sequence[Tensor], Sequence[Tensor]]]
+    """(cell, folder of all cells) -> frames of source and edit, (3, H, W) in [0, 1] each."""
+    settings: Mapping[str, Any]
+    """Inputs, model and the like, for the tables, as JSON values."""
+
+
+Prepare = Callable[[Experiment, ExperimentOptions], PreparedExperiment]
+"""Finds or renders the inputs, finds the model and builds the grid."""

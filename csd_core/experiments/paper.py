@@ -15,7 +15,7 @@ class Printed:
 
     value: float
     error: float | None = None
-    """What stands after ±."""
+    """Printed after ±."""
 
     def __str__(self) -> str:
         return f"{self.value:g}" if self.error is None else f"{self.value:g} ± {self.error:g}"

@@ -6,19 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from csd_core.experiments.experiment import Column, Experiment
-from csd_core.experiments.tables import Row, heading
+from csd_core.experiments.tables import TableRow, heading
+from csd_core.image_ops import resize
 from csd_core.io.files import written_beside
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK = "#333333"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's, which the colour-blind tell apart."""
+"""Okabe and Ito's palette, safe for colour-blind readers."""
 MARKERS = "osD^vP"
+SHEET_FRAMES = 6
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -31,8 +34,8 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def write_plots(folder: Path, experiment: Experiment, rows: Sequence[Row], clip: str) -> list[Path]:
-    """plot.png and plot.svg in a folder; none where nothing that is plotted was measured."""
+def write_plots(folder: Path, experiment: Experiment, rows: Sequence[TableRow], clip: str) -> list[Path]:
+    """Write plot.png and plot.svg; neither where nothing that is plotted was measured."""
     import matplotlib
 
     columns = {column.key: column for column in experiment.columns}
@@ -53,7 +56,7 @@ def write_plots(folder: Path, experiment: Experiment, rows: Sequence[Row], clip:
     return paths
 
 
-def _tradeoff(rows: Sequence[Row], columns: Sequence[Column], clip: str) -> "Figure":
+def _tradeoff(rows: Sequence[TableRow], columns: Sequence[Column], clip: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
@@ -74,18 +77,16 @@ def _tradeoff(rows: Sequence[Row], columns: Sequence[Column], clip: str) -> "Fig
         )
         for row, right, top in zip(points, across, up, strict=True):
             if row.setting:
-                _label(axes, row.setting.split()[-1], (right.mean, top.mean))
+                at: Any = (right.mean, top.mean)
+                text, style = row.setting.split()[-1], {"textcoords": "offset points", "fontsize": 7}
+                axes.annotate(text, at, xytext=(4, 4), color=INK, **style)
     axes.set_xlabel(heading(x, clip))
     axes.set_ylabel(heading(y, clip))
     axes.legend(frameon=False)
     return figure
 
 
-def _label(axes: "Axes", text: str, at: tuple[Any, Any]) -> None:
-    axes.annotate(text, at, xytext=(4, 4), textcoords="offset points", fontsize=7, color=INK)
-
-
-def _bars(rows: Sequence[Row], columns: Sequence[Column], clip: str) -> "Figure":
+def _bars(rows: Sequence[TableRow], columns: Sequence[Column], clip: str) -> "Figure":
     from matplotlib.figure import Figure
 
     height = 1.2 + 0.32 * len(rows)
@@ -105,10 +106,25 @@ def _bars(rows: Sequence[Row], columns: Sequence[Column], clip: str) -> "Figure"
     return figure
 
 
-def write_sheet(path: Path, rows: Sequence[torch.Tensor], labels: Sequence[str]) -> None:
-    """Rows of images (n, 3, H, W) in [0, 1], brought to the size of the first, each with its name."""
-    from csd_core.image_ops import resize
-    from csd_core.mini_editor.training.report import save_sheet
+def write_sheet(path: Path, rows: Sequence[Sequence[Tensor]], labels: Sequence[str]) -> None:
+    """Write a contact sheet.
 
-    size = (rows[0].shape[-2], rows[0].shape[-1])
-    save_sheet(path, [resize(row, size) for row in rows], labels)
+    Args:
+        path: PNG.
+        rows: frames (3, H, W) in [0, 1] each; the same SHEET_FRAMES of each row are shown, evenly spread, in
+            the size of the first.
+        labels: of the rows.
+    """
+    size = (rows[0][0].shape[-2], rows[0][0].shape[-1])
+    some = np.linspace(0, len(rows[0]) - 1, min(SHEET_FRAMES, len(rows[0]))).round().astype(int)
+    strips = [torch.cat([resize(row[k], size) for k in some], dim=-1) for row in rows]
+    pixels = (torch.cat(strips, dim=-2) * 255).round().byte().permute(1, 2, 0).numpy()
+    font = ImageFont.load_default(size=14)
+    margin = round(max(font.getlength(label) for label in labels)) + 16
+    sheet = Image.new("RGB", (margin + pixels.shape[1], pixels.shape[0]), "white")
+    sheet.paste(Image.fromarray(pixels), (margin, 0))
+    draw = ImageDraw.Draw(sheet)
+    for k, label in enumerate(labels):
+        draw.text((8, (k + 0.5) * size[0]), label, fill="black", font=font, anchor="lm")
+    with written_beside(path) as beside:
+        sheet.save(beside)

@@ -3,17 +3,18 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from csd_core.canvas.video import VARIANTS, with_method
+from csd_core.canvas.video import with_method
 from csd_core.engine.config import EditConfig
 from csd_core.errors import UserError, expect
 from csd_core.io.files import file_hash
 from csd_core.mini_editor.language import read_language
+from csd_core.presets import PANORAMA, PANORAMA_MINI, VIDEO, VIDEO_MINI, Preset
 
 DomainName = Literal["panorama", "video", "scene"]
 
@@ -25,13 +26,13 @@ class Prompt:
     name: str
     """Short."""
     text: str
-    """What the editor is told."""
+    """What the editor is asked for."""
     source: str
     """Caption of the source."""
     target: str
     """Caption of the edit."""
     instruction: str = ""
-    """Key of mini_editor.edits.INSTRUCTIONS, whose right answer is known; "" for others."""
+    """Key of mini_editor.edits.INSTRUCTIONS, where the true edit is known; "" for others."""
 
     @classmethod
     def mini(cls, name: str) -> "Prompt":
@@ -48,7 +49,7 @@ class Prompt:
 
     @property
     def is_choice(self) -> bool:
-        """Whether several answers are right, so that edits may disagree."""
+        """Whether several edits are right, so that particles may disagree."""
         from csd_core.mini_editor.edits import INSTRUCTIONS
 
         return bool(self.instruction) and INSTRUCTIONS[self.instruction].kind == "choice"
@@ -71,25 +72,33 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of a table: a method and what is set for it."""
+    """A row of a table: a method and its settings."""
 
     method: str
     """csd, no-svgd, sds, ip2p-resize, ip2p-overlap, ip2p-frame, or a name given with --extra."""
     setting: str = ""
-    """What is set, for people; "" where nothing is."""
+    """What is set, for tables; "" where nothing is."""
     given: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of EditConfig or SamplingConfig; num_steps; size (width, height); dtype; lr_factor; scaled, see
-    optimised."""
+    """Fields of EditConfig or SamplingConfig; and of OTHER_SETTINGS."""
 
     @property
     def name(self) -> str:
         """Method and setting."""
         return f"{self.method}, {self.setting}" if self.setting else self.method
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The fields of EditConfig or SamplingConfig among what is given."""
+        return {name: value for name, value in self.given.items() if name not in OTHER_SETTINGS}
+
+
+OTHER_SETTINGS = ("size", "num_steps", "lr_factor", "scaled", "dtype", "borders", "detail")
+"""size: of the input, (width, height). lr_factor, scaled: see optimised. borders, detail: see canvas."""
+
 
 @dataclass(frozen=True)
 class Model:
-    """An editor, on disk."""
+    """An editor on disk."""
 
     spec: str
     """As --model names it."""
@@ -105,7 +114,7 @@ class Model:
 
     @cached_property
     def is_mini(self) -> bool:
-        """Whether it knows the mini editor's instructions alone."""
+        """Whether it was trained on the mini editor's instructions alone."""
         return bool(read_language(self.folder))
 
     @cached_property
@@ -119,18 +128,23 @@ class Model:
             whole.update(f"{path.relative_to(self.folder)} {blob if known else file_hash(path)}\n".encode())
         return whole.hexdigest()[:16]
 
+    def preset(self, *, is_video: bool) -> Preset:
+        """Its settings for videos or panoramas."""
+        mini, full = (VIDEO_MINI, VIDEO) if is_video else (PANORAMA_MINI, PANORAMA)
+        return mini if self.is_mini else full
+
 
 def optimised(edit: EditConfig, variant: Variant, num_particles: int) -> EditConfig:
     """Settings of a method that optimises, with a learning rate that moves particles as far as csd's.
 
     Otherwise a comparison of kernels would be one of step sizes. B particles under the median bandwidth move
-    by about 2 / (B + 1) of what each would by itself; where the bandwidth is f times the median, the
+    by about 2 / (B + 1) of what each would independently; where the bandwidth is f times the median, the
     off-diagonal weights are (B + 1)^(-1 / f) instead of 1 / (B + 1).
 
     Args:
         edit: of csd, with what the variant sets.
         variant: its method is one of video.VARIANTS; lr_factor multiplies the learning rate; scaled False
-            leaves it as csd's.
+            keeps csd's.
         num_particles: N, frames or windows.
     """
     scaled = bool(variant.given.get("scaled", True))
@@ -148,12 +162,6 @@ def kernel_share(particles: float, factor: float) -> float:
 
 
 def decisive(settings: Any) -> dict[str, Any]:
-    """The fields of EditConfig or SamplingConfig that a result hangs on, as JSON values."""
+    """The fields of EditConfig or SamplingConfig that a result depends on, as JSON values."""
     fields = {name: value for name, value in asdict(settings).items() if name != "max_batch"}
     return json.loads(json.dumps(fields))
-
-
-def known_methods(domain: DomainName) -> Sequence[str]:
-    """Methods that a domain can run."""
-    sampled = {"panorama": ("ip2p-resize", "ip2p-patch", "ip2p-overlap"), "video": ("ip2p-frame",)}
-    return (*(name for name in VARIANTS if name != "dds"), *sampled.get(domain, ("instruct-nerf2nerf",)))

@@ -1,96 +1,100 @@
-"""Figures of all cells as the paper's table: ours beside theirs, mean and standard error."""
+"""Measures of all cells as the paper's table: ours beside theirs, mean and standard error."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from csd_core.experiments.experiment import Column, Experiment
-from csd_core.experiments.figures import Figures, mean_and_error
+from csd_core.experiments.measures import CellMeasures, finite
 from csd_core.experiments.options import Entry
 from csd_core.experiments.paper import Printed
-from csd_core.mini_editor.training.report import number
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A cell that is done, and its figures."""
+class MeasuredCell:
+    """A finished cell and its measures."""
 
     entry: Entry
     record: Mapping[str, Any]
-    """Of cell.json."""
-    figures: Figures
+    """Contents of cell.json."""
+    measures: CellMeasures
+
+    def value(self, key: str) -> float | None:
+        """Its value for a column: a measure, or a number of cell.json."""
+        if key in self.measures:
+            return self.measures[key].mean
+        if key == "iterations":
+            steps, seconds = self.record.get("steps"), self.record.get("seconds")
+            return steps / seconds if steps and seconds else None
+        recorded = self.record.get(key)
+        return float(recorded) if isinstance(recorded, int | float) else None
 
 
 @dataclass(frozen=True)
-class Value:
+class TableValue:
     """A field of the table."""
 
     mean: float | None
     error: float | None
     """Standard error; None with fewer than two cells."""
     n: int
-    """Cells that have the figure: each counts as one value."""
+    """Cells that have the measure: each counts as one value."""
     values: tuple[float, ...]
     """Of these cells, in the order of the grid."""
 
     def text(self, places: int) -> str:
-        """Mean ± error."""
-        if self.mean is None or self.error is None:
-            return number(self.mean, places)
-        return f"{number(self.mean, places)} ± {number(self.error, places)}"
+        """Mean ± error, or a dash."""
+        if self.mean is None:
+            return "–"
+        mean = f"{self.mean:.{places}f}"
+        return mean if self.error is None else f"{mean} ± {self.error:.{places}f}"
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One variant, of all instructions or of one."""
 
     name: str
-    """Of the variant; what the paper prints is found by it."""
+    """Of the variant; the paper's numbers are found by it."""
     method: str
     setting: str
     cells: int
-    """Cells that are done."""
-    values: Mapping[str, Value]
+    """Finished cells."""
+    values: Mapping[str, TableValue]
     """By the key of a column."""
 
 
-def rows_of(outcomes: Sequence[Outcome], columns: Sequence[Column]) -> list[Row]:
-    """A row for each variant, in the order in which they come."""
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        groups.setdefault(outcome.entry.variant.name, []).append(outcome)
+def rows_of(cells: Sequence[MeasuredCell], columns: Sequence[Column]) -> list[TableRow]:
+    """A row for each variant, in the order of the cells."""
+    groups: dict[str, list[MeasuredCell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.entry.variant.name, []).append(cell)
     return [
-        Row(
+        TableRow(
             name,
             group[0].entry.variant.method,
             group[0].entry.variant.setting,
             len(group),
-            {column.key: _value(column.key, group) for column in columns},
+            {column.key: _table_value(column.key, group) for column in columns},
         )
         for name, group in groups.items()
     ]
 
 
-def _value(key: str, outcomes: Sequence[Outcome]) -> Value:
-    values = [value for value in (cell_value(key, outcome) for outcome in outcomes) if value is not None]
-    return Value(*mean_and_error(values), tuple(values))
+def _table_value(key: str, cells: Sequence[MeasuredCell]) -> TableValue:
+    from csd_core.evaluation.metrics.clip import mean_and_error
+
+    values = [value for value in (cell.value(key) for cell in cells) if value is not None]
+    mean, error, n = mean_and_error(torch.tensor(values, dtype=torch.float64))
+    return TableValue(finite(mean), finite(error), n, tuple(values))
 
 
-def cell_value(key: str, outcome: Outcome) -> float | None:
-    """A cell's value for a column: a figure, or what was noted of the edit."""
-    if key in outcome.figures:
-        return outcome.figures[key].mean
-    if key == "iterations":
-        steps, seconds = outcome.record.get("steps"), outcome.record.get("seconds")
-        return steps / seconds if steps and seconds else None
-    given = outcome.record.get(key)
-    return float(given) if isinstance(given, int | float) else None
-
-
-def shown_columns(experiment: Experiment, rows: Sequence[Row]) -> list[Column]:
-    """Those of which there is a number, ours or the paper's."""
+def shown_columns(experiment: Experiment, rows: Sequence[TableRow]) -> list[Column]:
+    """Those that have a number, ours or the paper's."""
     printed = {key for row in experiment.published.values() for key in row}
     return [
         column
@@ -99,8 +103,8 @@ def shown_columns(experiment: Experiment, rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-def table(experiment: Experiment, rows: Sequence[Row], clip: str) -> str:
-    """The whole table as Markdown; (paper) stands over the paper's numbers.
+def table(experiment: Experiment, rows: Sequence[TableRow], clip: str) -> str:
+    """The whole table as Markdown; (paper) marks the paper's numbers.
 
     clip: "CLIP", or what the numbers of another extractor are called.
     """
@@ -120,7 +124,8 @@ def table(experiment: Experiment, rows: Sequence[Row], clip: str) -> str:
             if column.key in alike:
                 line.append(str(published.get(name, {}).get(column.key, "–")))
         lines.append(line)
-    return markdown(header, lines)
+    whole = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in whole) + "\n"
 
 
 def heading(column: Column, clip: str) -> str:
@@ -128,46 +133,20 @@ def heading(column: Column, clip: str) -> str:
     return column.title.format(clip=clip) + ARROWS[column.better]
 
 
-def prompt_tables(experiment: Experiment, outcomes: Sequence[Outcome], clip: str) -> str:
+def prompt_tables(experiment: Experiment, cells: Sequence[MeasuredCell], clip: str) -> str:
     """A table for each instruction, ours alone; "" where there is only one."""
-    names = list(dict.fromkeys(outcome.entry.prompt.name for outcome in outcomes))
+    names = list(dict.fromkeys(cell.entry.prompt.name for cell in cells))
     if len(names) < 2:
         return ""
-    parts = []
+    ours = replace(experiment, published={})
+    tables = []
     for name in names:
-        rows = rows_of([o for o in outcomes if o.entry.prompt.name == name], experiment.columns)
-        columns = [c for c in experiment.columns if any(row.values[c.key].n for row in rows)]
-        lines = [
-            [row.name, str(row.cells), *(row.values[c.key].text(c.places) for c in columns)] for row in rows
-        ]
-        header = ["method", "cells", *(heading(c, clip) for c in columns)]
-        parts.append(f"### {name}\n\n{markdown(header, lines)}")
-    return "\n".join(parts)
+        rows = rows_of([cell for cell in cells if cell.entry.prompt.name == name], experiment.columns)
+        tables.append(f"### {name}\n\n{table(ours, rows, clip)}")
+    return "\n".join(tables)
 
 
-def orders(experiment: Experiment, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """For each column that the paper has: its order of methods, best first, and ours of the same methods."""
-    found, told = {row.name: row for row in rows}, []
-    for column in experiment.columns:
-        ours, theirs = {}, {}
-        for name, printed in experiment.published.items():
-            value = found[name].values[column.key].mean if name in found else None
-            if value is not None and column.key in printed:
-                ours[name], theirs[name] = value, printed[column.key].value
-        if len(ours) > 1:
-            sign = 1 if column.better == "lower" else -1
-            mine, paper = (sorted(side, key=lambda n, s=side: sign * s[n]) for side in (ours, theirs))
-            told.append({"column": column.key, "ours": mine, "paper": paper, "agrees": mine == paper})
-    return told
-
-
-def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
-
-
-def as_data(experiment: Experiment, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def as_data(experiment: Experiment, rows: Sequence[TableRow]) -> list[dict[str, Any]]:
     """Rows as JSON values, the paper's numbers beside ours."""
     found = {row.name: row for row in rows}
     data = []
@@ -176,11 +155,3 @@ def as_data(experiment: Experiment, rows: Sequence[Row]) -> list[dict[str, Any]]
         own = asdict(found[name]) if name in found else {"name": name, "cells": 0, "values": {}}
         data.append({**own, "paper": {key: asdict(value) for key, value in printed.items()}})
     return data
-
-
-def first_cells(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """For each variant the first cell: of the first input, instruction and seed."""
-    seen: dict[str, Outcome] = {}
-    for outcome in outcomes:
-        seen.setdefault(outcome.entry.variant.name, outcome)
-    return list(seen.values())

@@ -1,25 +1,28 @@
-"""csd-experiment: the experiments of csd_core, and those on scenes."""
+"""csd-experiment: the paper's tables and figures, reproduced."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 
-from csd_core.cli import experiment
-from csd_core.experiments.registry import EXPERIMENTS
-from csd_core.experiments.run import DOMAINS
+from csd_core.command import run_command
+from csd_core.experiments.images import prepare_images
+from csd_core.experiments.options import ExperimentOptions
+from csd_core.experiments.registry import EXPERIMENTS, find_experiment
+from csd_core.experiments.run import run_experiment
+from csd_nerf.commands.scene_experiments import SCENE_EXPERIMENTS, prepare_scenes
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point of csd-experiment."""
-    register()
-    return experiment.main(args)
+    words = list(sys.argv[1:] if args is None else args)
 
+    def experiment(options: ExperimentOptions) -> None:
+        """Run an experiment of the paper on a grid of inputs, instructions, methods, settings and seeds."""
+        found = find_experiment(options.name, (*EXPERIMENTS, *SCENE_EXPERIMENTS))
+        prepare = prepare_scenes if found.domain == "scene" else prepare_images
+        run_experiment(found, prepare, options, shlex.join(["csd-experiment", *words]))
 
-def register() -> None:
-    """Add the experiments on scenes to those that csd_core knows."""
-    from csd_nerf.commands.scene_experiments import SCENE_EXPERIMENTS, prepare_scenes
-
-    EXPERIMENTS.update({experiment.name: experiment for experiment in SCENE_EXPERIMENTS})
-    DOMAINS["scene"] = prepare_scenes
+    return run_command(ExperimentOptions, experiment, words, several_ranks=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The experiments on scenes: table 2 (against Instruct-NeRF2NeRF) and table 4 (ablation), on csd_core's grid.
 
-The scene before the edit is trained once for each capture, and every cell goes on from it with ns-train.
+The scene before the edit is trained once for each capture, and every cell continues from it with ns-train.
 
     OUTPUT/bases/KEY/           the run of the base, its novel views, their cameras and depth
     OUTPUT/cells/KEY/frames/    the edited scene from the same novel views
-    OUTPUT/cells/KEY/train.log  what ns-train said
+    OUTPUT/cells/KEY/train.log  output of ns-train
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,25 +27,27 @@ from csd_core.engine.config import EditConfig
 from csd_core.engine.ranks import without_launch
 from csd_core.errors import UserError, expect
 from csd_core.experiments.edits import FRAMES
-from csd_core.experiments.experiment import Experiment, Plot, Scale
-from csd_core.experiments.figures import Figure, Figures, as_figure, finite, known_truth
+from csd_core.experiments.experiment import Column, Experiment, Plot
 from csd_core.experiments.grid import Cell
 from csd_core.experiments.inputs import read_frames, write_frames
-from csd_core.experiments.locks import locked
-from csd_core.experiments.options import Entry, ExperimentOptions, Prepared
-from csd_core.experiments.paper import SCENE, SCENE_ABLATION
+from csd_core.experiments.measures import CellMeasure, CellMeasures, all_measures, finite
+from csd_core.experiments.options import Entry, ExperimentOptions, PreparedExperiment
+from csd_core.experiments.paper import CONSISTENCY, DIRECTIONAL, SCENE, SCENE_ABLATION
 from csd_core.experiments.registry import (
+    ABLATION,
+    BEYOND,
     CONSISTENCY_COLUMN,
-    COST_COLUMNS,
     DIRECTIONAL_COLUMN,
     LPIPS_COLUMN,
-    STYLES,
+    SECONDS_COLUMN,
+    SNOW,
+    TINT,
     TRUTH_COLUMNS,
-    Column,
+    experiment,
     kernels,
     speed_ups,
 )
-from csd_core.experiments.settings import Model, Prompt, Variant, optimised
+from csd_core.experiments.settings import Model, Prompt, Variant, decisive, optimised
 from csd_core.io.files import file_hash, folder_written_beside
 from csd_nerf.commands.demo_scene import write_demo_scene
 from csd_nerf.nerfstudio_compat.quiet import quiet_environment, silence_others
@@ -58,28 +61,27 @@ NEVER = str(10**9)
 LOG = "train.log"
 GEOMETRY = "geometry.safetensors"
 """Depth and cameras of the base's novel views."""
-POLL_SECONDS = 5.0
-DRAWN_SIZE = 128
-"""Side of a drawn photo, in pixels."""
+RENDERED_SIZE = 128
+"""Side of a rendered photo, in pixels."""
 NOT_FOR_SCENES = ("num_frames", "num_steps", "stride", "dtype")
 """Options of csd-experiment."""
 VARIED = (
     *("batch_size", "learning_rate", "baseline", "bandwidth_factor", "mixing", "shared_noise", "seed"),
     *("guidance_scale", "image_guidance_scale", "num_steps", "noise_pool"),
 )
-"""Fields of EditConfig that are handed to ns-train."""
+"""Fields of EditConfig that are passed to ns-train."""
 
 
 @dataclass(frozen=True)
-class Training:
-    """How scenes are trained and edited. None: as the method's preset has it."""
+class SceneTraining:
+    """How scenes are trained and edited."""
 
     method: str
     """Of ns-train."""
     base_steps: int
-    """Before the first edit."""
+    """Training steps before the first edit."""
     steps: int
-    """On edits."""
+    """Training steps with edits."""
     interval: int
     """Steps between two rounds of csd."""
     views: int
@@ -87,83 +89,73 @@ class Training:
     one_view_interval: int = 10
     """Steps between two views of Instruct-NeRF2NeRF (its Sec. 4.2)."""
     sampling_steps: int = 20
-    """Of a view, likewise."""
+    """Denoising steps of a view, likewise."""
     novel_views: int = 24
-    """That the tables are about."""
+    """Views that are measured."""
     width: int | None = None
-    """Of these in pixels, at most. None: as the capture's."""
+    """Their width in pixels, at most. None: the capture's."""
     photos: int = 50
-    """Of a capture that is drawn."""
+    """Of a rendered capture."""
 
 
-PAPER = Training("csd-nerf2nerf", 30000, 30000, 2000, 16)
+PAPER = SceneTraining("csd-nerf2nerf", 30000, 30000, 2000, 16)
 """Appendix B.3; Instruct-NeRF2NeRF trains as long."""
-MINIATURE = Training(
+MINIATURE = SceneTraining(
     "csd-nerf2nerf-tiny", 400, 160, 80, 8, sampling_steps=6, novel_views=8, width=96, photos=24
 )
 """For one core: two rounds of eight views, and as many of them one by one."""
 
-COLUMNS = (
-    DIRECTIONAL_COLUMN,
-    CONSISTENCY_COLUMN,
-    LPIPS_COLUMN,
-    Column("depth_error", "reprojection error", "lower", 5),
-    *TRUTH_COLUMNS,
-    *COST_COLUMNS[1:],
-)
 
-
-def _experiment(name: str, title: str, paper: str, variants: Sequence[Variant], **more: Any) -> Experiment:
-    return Experiment(
-        name=name,
-        title=title,
-        paper=paper,
-        domain="scene",
-        full=Scale(tuple(variants), STYLES),
-        mini=Scale(tuple(variants), (Prompt.mini("snow"), Prompt.mini("tint")), num_inputs=1),
-        columns=COLUMNS,
-        plot=Plot(("hue_spread", "psnr_true", CONSISTENCY_COLUMN.key, DIRECTIONAL_COLUMN.key)),
-        **more,
+def _scene(name: str, title: str, where: str, rows: Sequence[Variant], **more: Any) -> Experiment:
+    columns = (
+        DIRECTIONAL_COLUMN,
+        CONSISTENCY_COLUMN,
+        LPIPS_COLUMN,
+        Column("depth_error", "reprojection error", "lower", 5),
+        *TRUTH_COLUMNS,
+        SECONDS_COLUMN,
     )
+    plot = Plot(("hue_spread", "psnr_true", CONSISTENCY, DIRECTIONAL))
+    return experiment("scene", name, title, where, rows, (SNOW, TINT), columns=columns, plot=plot, **more)
 
 
-_BASE = "All methods go on from one base scene; seeds are those of the edits."
+_BASE = "All methods continue from one base scene; seeds are those of the edits."
 
 SCENE_EXPERIMENTS = (
-    _experiment(
-        "scene",
-        "Scenes: against Instruct-NeRF2NeRF",
+    _scene(
+        "",
+        "against Instruct-NeRF2NeRF",
         "table 2",
         (Variant("csd"), Variant(ONE_VIEW)),
         published=SCENE,
         note=f"{_BASE} {ONE_VIEW}: its schedule, one view every ten steps, in our data manager.",
     ),
-    _experiment(
-        "scene-ablation",
-        "Scenes: csd without SVGD, and with random noise as baseline",
+    _scene(
+        "ablation",
+        "csd without SVGD, and with random noise as baseline",
         "table 4",
-        tuple(Variant(method) for method in ("csd", "no-svgd", "sds")),
+        ABLATION,
         published=SCENE_ABLATION,
         note=f"{_BASE} The learning rate of no-svgd is lowered so that views move as far as csd's.",
     ),
-    _experiment(
-        "scene-kernel",
-        "Scenes: wider kernels and shared noise",
-        "beyond the paper",
+    _scene(
+        "kernel",
+        "wider kernels and shared noise",
+        BEYOND,
         kernels(),
         note=f"{_BASE} Learning rates are lowered for wider kernels so that views move as far.",
     ),
-    _experiment(
-        "scene-speed",
-        "Scenes: does what makes an edit faster change it",
-        "beyond the paper",
+    _scene(
+        "speed",
+        "does what makes an edit faster change it",
+        BEYOND,
         speed_ups(EditConfig.noise_pool),
         note=_BASE,
     ),
 )
 
 
-# Making ready -------------------------------------------------------------------------------------
+# Inputs and grid ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -173,10 +165,18 @@ class Capture:
     name: str
     folder: Path
     sha256: str
+    """Of the names and contents of all files."""
+
+    @classmethod
+    def of(cls, folder: Path, name: str = "") -> "Capture":
+        """The capture in a folder."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        lines = [f"{path.relative_to(folder)} {file_hash(path)}\n" for path in files]
+        return cls(name or folder.name, folder, hashlib.sha256("".join(lines).encode()).hexdigest())
 
 
-def prepare_scenes(experiment: Experiment, options: ExperimentOptions) -> Prepared:
-    """Find or draw the captures, find the model and lay out the grid.
+def prepare_scenes(experiment: Experiment, options: ExperimentOptions) -> PreparedExperiment:
+    """Find or render the captures, find the model and build the grid.
 
     Raises:
         UserError: a capture that is none, an unknown model, instruction or method, an option that is not for
@@ -190,7 +190,7 @@ def prepare_scenes(experiment: Experiment, options: ExperimentOptions) -> Prepar
     scale = experiment.mini if model.is_mini else experiment.full
     training = MINIATURE if model.is_mini else PAPER
     captures = find_captures(options, training)
-    variants, prompts = options.variants_of(scale, experiment), options.prompts_of(scale, model.is_mini)
+    variants, prompts = options.variants_of(scale), options.prompts_of(scale, model.is_mini)
     by_name = {capture.name: capture for capture in captures}
     work = SceneWork(options.output.resolve(), options.model, by_name, training, options.local_files_only)
     entries = [
@@ -200,12 +200,12 @@ def prepare_scenes(experiment: Experiment, options: ExperimentOptions) -> Prepar
         for prompt in prompts
         for variant in variants
     ]
-    return Prepared(
+    return PreparedExperiment(
         entries,
         work,
         work.measure,
         lambda cell: None,
-        work.rows,
+        work.frames,
         {
             "model": options.model,
             "model hash": model.identity,
@@ -217,49 +217,29 @@ def prepare_scenes(experiment: Experiment, options: ExperimentOptions) -> Prepar
     )
 
 
-def find_captures(options: ExperimentOptions, training: Training) -> list[Capture]:
+def find_captures(options: ExperimentOptions, training: SceneTraining) -> list[Capture]:
     """A capture, the captures of a folder, or the demo's scene.
 
     Raises:
         UserError: there is none.
     """
     if options.inputs is None:
-        expect((options.num_inputs or 1) == 1, "num-inputs", "1, one scene is drawn", options.num_inputs)
-        size = options.size or DRAWN_SIZE
-        folder = options.output / "inputs" / f"drawn-scene-{training.photos}-{size}"
+        expect((options.num_inputs or 1) == 1, "num-inputs", "1, one scene is rendered", options.num_inputs)
+        size = options.size or RENDERED_SIZE
+        folder = options.output / "inputs" / f"rendered-scene-{training.photos}-{size}"
         if not folder.is_dir():
             write_demo_scene(folder, num_views=training.photos, size=size)
-        return [Capture("drawn", folder, _hash(folder))]
+        return [Capture.of(folder, "rendered")]
     expect(options.size is None, "size", "none where captures are given", options.size)
-    folders = [f for f in (options.inputs, *sorted(options.inputs.glob("*/"))) if _is_capture(f)]
+    candidates = (options.inputs, *sorted(options.inputs.glob("*/")))
+    folders = [folder for folder in candidates if (folder / "transforms.json").is_file()]
     wanted = "a capture with transforms.json, or a folder of captures"
     expect(len(folders) > 0, "inputs", wanted, f"{options.inputs}, which is neither")
-    return [Capture(folder.name, folder, _hash(folder)) for folder in folders[: options.num_inputs]]
+    return [Capture.of(folder) for folder in folders[: options.num_inputs]]
 
 
-def _is_capture(folder: Path) -> bool:
-    return (folder / "transforms.json").is_file()
-
-
-def _hash(capture: Path) -> str:
-    """Of the names and contents of all its files."""
-    files = sorted(path for path in capture.rglob("*") if path.is_file())
-    return digest("".join(f"{path.relative_to(capture)} {file_hash(path)}\n" for path in files))
-
-
-def digest(text: str) -> str:
-    """SHA-256, hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def visible_device(environment: Mapping[str, str], number: int) -> str:
-    """What CUDA_VISIBLE_DEVICES must be for a process that sees one device, the `number`th that we see."""
-    seen = environment.get("CUDA_VISIBLE_DEVICES")
-    return seen.split(",")[number] if seen else str(number)
-
-
-def edit_settings(variant: Variant, training: Training, seed: int) -> EditConfig:
-    """Of a row, from the method's preset; Instruct-NeRF2NeRF's schedule takes the guidance alone."""
+def edit_settings(variant: Variant, training: SceneTraining, seed: int) -> EditConfig:
+    """Of a row, from the method's preset; Instruct-NeRF2NeRF's schedule uses only the guidance."""
     from csd_nerf.csd_config import csd_nerf2nerf, csd_nerf2nerf_tiny
 
     preset = csd_nerf2nerf_tiny if training.method.endswith("tiny") else csd_nerf2nerf
@@ -272,20 +252,18 @@ def edit_settings(variant: Variant, training: Training, seed: int) -> EditConfig
 
 
 def plan(
-    capture: Capture, prompt: Prompt, variant: Variant, seed: int, model: Model, training: Training
+    capture: Capture, prompt: Prompt, variant: Variant, seed: int, model: Model, training: SceneTraining
 ) -> Cell:
     """The cell of an edit."""
-    edit = asdict(edit_settings(variant, training, seed))
-    edit.pop("max_batch")
-    hangs_on = {
+    settings = {
         "capture": capture.sha256,
         "model": model.identity,
         "training": asdict(training),
-        "edit": json.loads(json.dumps(edit)),
+        "edit": decisive(edit_settings(variant, training, seed)),
         "text": prompt.text,
         "dtype": variant.given.get("dtype", "float32"),
     }
-    return Cell(capture.name, prompt.name, variant.method, variant.setting, seed, hangs_on)
+    return Cell(capture.name, prompt.name, variant.method, variant.setting, seed, settings)
 
 
 # Work ---------------------------------------------------------------------------------------------
@@ -298,42 +276,40 @@ class SceneWork:
     output: Path
     model: str
     captures: Mapping[str, Capture]
-    training: Training
+    training: SceneTraining
     local_files_only: bool = False
 
     def __call__(self, cell: Cell, folder: Path, device: str) -> dict[str, Any]:
-        """Edit a scene and render it: frames/, train.log, and what cell.json says."""
+        """Edit a scene and render it: frames/, train.log, and the fields of cell.json."""
         begun = time.perf_counter()
         base = self.base(cell, device)
-        spent = time.perf_counter() - begun
-        run = self._train(self._edit_arguments(cell, base), folder, folder / LOG, device)
-        seconds = time.perf_counter() - begun - spent
-        told = self._render(run, base, folder)
-        return {**told, "seconds": round(seconds, 1), "base_seconds": round(spent, 1)}
+        trained = time.perf_counter()
+        run = self._train(self._edit_arguments(cell, base), folder, device)
+        seconds = {
+            "seconds": round(time.perf_counter() - trained, 1),
+            "base_seconds": round(trained - begun, 1),
+        }
+        return {**seconds, **self._render(run, base, folder)}
 
     def base(self, cell: Cell, device: str) -> Path:
-        """The folder of the scene before the edit, trained now if nobody has."""
-        capture = self.captures[cell.input]
-        training = self.training
-        seen = [training.novel_views, training.width]
-        told = [capture.sha256, training.method, training.base_steps, *seen]
-        folder = self.output / "bases" / f"{capture.name}-{digest(json.dumps(told))[:12]}"
-        while not folder.is_dir():
-            with locked(folder.parent / ".locks" / folder.name) as lock:
-                if lock is None:  # another process is at it
-                    time.sleep(POLL_SECONDS)
-                    continue
-                if not folder.is_dir():
-                    with folder_written_beside(folder) as beside:
-                        self._make_base(capture, beside, device)
+        """The folder of the scene before the edit; trained now if it does not exist."""
+        capture, training = self.captures[cell.input], self.training
+        settings = [training.method, training.base_steps, training.novel_views, training.width]
+        key = hashlib.sha256(json.dumps([capture.sha256, *settings]).encode()).hexdigest()[:12]
+        folder = self.output / "bases" / f"{capture.name}-{key}"
+        lock = folder.parent / ".locks" / folder.name
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):  # waits where another process trains it
+            if not folder.is_dir():
+                with folder_written_beside(folder) as beside:
+                    self._make_base(capture, beside, device)
         return folder
 
     def _make_base(self, capture: Capture, folder: Path, device: str) -> None:
         steps = str(self.training.base_steps)
         arguments = ["--base-steps", steps, "--max-num-iterations", steps]
         arguments += ["--pipeline.datamanager.prompt", "nothing yet", "--data", str(capture.folder.resolve())]
-        run = self._train(arguments, folder, folder / LOG, device)
-        views = self._novel_views(run)
+        views = self._novel_views(self._train(arguments, folder, device))
         write_frames(folder / FRAMES, views.frames)
         save_file({"depths": views.depths, **views.cameras._asdict()}, folder / GEOMETRY)
 
@@ -345,51 +321,52 @@ class SceneWork:
         return render_views(scene.pipeline, cameras)
 
     def _edit_arguments(self, cell: Cell, base: Path) -> list[str]:
-        training, edit = self.training, cell.hangs_on["edit"]
+        training, edit = self.training, cell.settings["edit"]
         one_view = cell.method == ONE_VIEW
-        interval = training.one_view_interval if one_view else training.interval
+        manager: dict[str, Any] = {
+            "prompt": cell.settings["text"],
+            "schedule": "one-view" if one_view else "rounds",
+            "sampling-steps": training.sampling_steps,
+            "edit-interval": training.one_view_interval if one_view else training.interval,
+            "model-dtype": cell.settings["dtype"],
+            **{f"edit.{name.replace('_', '-')}": edit[name] for name in VARIED},
+        }
         options: dict[str, Any] = {
             "base-steps": training.base_steps,
             "max-num-iterations": training.base_steps + training.steps,
             "load-dir": next(base.glob("**/nerfstudio_models")),
-            "pipeline.datamanager.prompt": cell.hangs_on["text"],
-            "pipeline.datamanager.schedule": "one-view" if one_view else "rounds",
-            "pipeline.datamanager.sampling-steps": training.sampling_steps,
-            "pipeline.datamanager.edit-interval": interval,
-            "pipeline.datamanager.model-dtype": cell.hangs_on["dtype"],
+            **{f"pipeline.datamanager.{name}": value for name, value in manager.items()},
+            "data": self.captures[cell.input].folder.resolve(),
         }
-        for name in VARIED:
-            options[f"pipeline.datamanager.edit.{name.replace('_', '-')}"] = edit[name]
-        capture = self.captures[cell.input]
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        return [*words, "--data", str(capture.folder.resolve())]
+        return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
-    def _train(self, arguments: Sequence[str], folder: Path, log: Path, device: str) -> Path:
-        """Run ns-train with its output under `folder`; the run's folder.
+    def _train(self, arguments: Sequence[str], folder: Path, device: str) -> Path:
+        """Run ns-train with its output and log under `folder`; the run's folder.
 
         Raises:
-            UserError: it failed; the last line that it said.
+            UserError: it failed; the last line of its output.
         """
-        told = ["--output-dir", str(folder), "--experiment-name", "scene", "--timestamp", "run"]
-        told += ["--vis", "tensorboard", "--steps-per-eval-batch", NEVER, "--steps-per-eval-image", NEVER]
-        told += ["--steps-per-eval-all-images", NEVER, "--steps-per-save", NEVER]
-        told += ["--pipeline.datamanager.model", self.model]
-        told += ["--pipeline.datamanager.model-local-files-only", str(self.local_files_only)]
+        shared = ["--output-dir", str(folder), "--experiment-name", "scene", "--timestamp", "run"]
+        shared += ["--vis", "tensorboard", "--steps-per-eval-batch", NEVER, "--steps-per-eval-image", NEVER]
+        shared += ["--steps-per-eval-all-images", NEVER, "--steps-per-save", NEVER]
+        shared += ["--pipeline.datamanager.model", self.model]
+        shared += ["--pipeline.datamanager.model-local-files-only", str(self.local_files_only)]
         environment = quiet_environment(without_launch(os.environ))
         kind, _, number = device.partition(":")
-        told += ["--machine.device-type", kind]
+        shared += ["--machine.device-type", kind]
         if kind == "cuda":
             environment["CUDA_VISIBLE_DEVICES"] = visible_device(environment, int(number or 0))
-        command = [str(Path(sys.executable).with_name("ns-train")), self.training.method, *told, *arguments]
+        command = [str(Path(sys.executable).with_name("ns-train")), self.training.method, *shared, *arguments]
+        log = folder / LOG
         with log.open("wb") as file:
             ended = subprocess.run(command, env=environment, stdout=file, stderr=file, check=False)
         if ended.returncode:
-            said = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
-            raise UserError(f"ns-train ended with {ended.returncode}: {said[-1][:300]}")
+            lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+            raise UserError(f"ns-train ended with {ended.returncode}: {lines[-1][:300]}")
         return next(folder.glob("**/config.yml")).parent
 
     def _render(self, run: Path, base: Path, folder: Path) -> dict[str, Any]:
-        """Novel views of the edited scene, and how far they agree by the geometry of the base."""
+        """Novel views of the edited scene; reprojection errors of edit and source by the base's geometry."""
         from csd_core.evaluation.metrics.depth import Pinholes, reprojection_error
 
         edited = self._novel_views(run)
@@ -400,33 +377,30 @@ class SceneWork:
             float(reprojection_error(frames, depths, Pinholes(**geometry)).nanmean())
             for frames in (edited.frames, before)
         ]
-        for kept in run.rglob("*.ckpt"):  # a grid of them would fill the disk; the frames are kept
-            kept.unlink()
+        for checkpoint in run.rglob("*.ckpt"):  # those of a whole grid would fill the disk
+            checkpoint.unlink()
         return {"depth_error": finite(errors[0]), "source_depth_error": finite(errors[1])}
 
-    # ---- measures
-
-    def measure(self, entry: Entry, folder: Path, tools: "Tools") -> Figures:
-        """Figures of a cell, from its frames."""
+    def measure(self, entry: Entry, folder: Path, tools: "Tools") -> CellMeasures:
+        """All measures of a finished cell."""
         from csd_core.evaluation import Captions
         from csd_core.evaluation.measuring import measure_views
 
-        before, after = self._frames(entry.cell, folder)
+        before, after = self.frames(entry.cell, folder)
         captions = Captions(entry.prompt.source, entry.prompt.target)
-        figures = {m.key: as_figure(m) for m in measure_views(before, after, captions, tools)}
+        measures = all_measures(measure_views(before, after, captions, tools), entry.prompt, before, after)
         record = entry.cell.record(folder)
         for key in ("depth_error", "source_depth_error"):
-            figures[key] = Figure(record[key], len(after) - 1)
-        return {**figures, **(known_truth(entry.prompt, before, after) if entry.prompt.instruction else {})}
+            measures[key] = CellMeasure(record[key], len(after) - 1)
+        return measures
 
-    def rows(self, entry: Entry, folder: Path) -> tuple[Tensor, Tensor]:
-        """Some views before and after, for the contact sheet."""
-        from csd_core.mini_editor.training.sampling import spread
-
-        before, after = self._frames(entry.cell, folder)
-        some = spread(len(before), min(6, len(before)))
-        return torch.stack([before[k] for k in some]), torch.stack([after[k] for k in some])
-
-    def _frames(self, cell: Cell, folder: Path) -> tuple[list[Tensor], list[Tensor]]:
+    def frames(self, cell: Cell, folder: Path) -> tuple[list[Tensor], list[Tensor]]:
+        """Novel views before and after the edit of a finished cell."""
         base = self.base(cell, "cpu")
         return read_frames(base / FRAMES), read_frames(cell.path(folder) / FRAMES)
+
+
+def visible_device(environment: Mapping[str, str], number: int) -> str:
+    """CUDA_VISIBLE_DEVICES of a process that sees only the `number`th of the devices visible here."""
+    seen = environment.get("CUDA_VISIBLE_DEVICES")
+    return seen.split(",")[number] if seen else str(number)

@@ -326,7 +326,7 @@ def test_bad_input_ends_all_and_one_says_why(words: list[object] | None, said: s
 def test_the_ranks_of_an_experiment_share_its_cells(tiny_epsilon: Path, tmp_path: Path) -> None:
     small = ["--model", tiny_epsilon, "--size", 32, "--num-frames", 2, "--num-steps", 1, "--device", "cpu"]
     words = ["--prompts", "Van Gogh", "--methods", "csd", "sds", "--seeds", 0, 1, "--no-measure"]
-    command = ["csd_core.cli.experiment", "video-ablation", "--output", tmp_path, *small, *words]
+    command = ["csd_nerf.commands.experiment", "video-ablation", "--output", tmp_path, *small, *words]
     (code, _, err), (other, out, silent) = ended(start(2, ["-m", *command]))
     assert (code, other) == (0, 0), err + silent
     assert (out, silent) == ("", "")

@@ -1,11 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from csd_core.errors import UserError
 from csd_core.experiments.edits import EditWork, plan, plan_extra
 from csd_core.experiments.grid import Cell
-from csd_core.experiments.inputs import Input, draw_clips, draw_panoramas, read_frames
+from csd_core.experiments.inputs import Input, read_frames, render_clips, render_panoramas
 from csd_core.experiments.settings import Model, Prompt, Variant
 
 SNOW = Prompt("snow", "red", "a photo", "a photo in the snow")
@@ -14,32 +15,30 @@ SAMPLING = {"num_inference_steps": 2}
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Input:
-    return draw_panoramas(tmp_path_factory.mktemp("picture"), 1, (60, 36))[0]
+    return render_panoramas(tmp_path_factory.mktemp("picture"), 1, (60, 36))[0]
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Input:
-    return draw_clips(tmp_path_factory.mktemp("clip"), 1, 32, 3)[0]
+    return render_clips(tmp_path_factory.mktemp("clip"), 1, 48, 3)[0]
 
 
-def make(
-    source: Input,
-    model: Path,
-    variant: Variant,
-    seed: int = 0,
-    is_video: bool = False,
-    dtype: str = "float32",
-) -> Cell:
-    found = Model.find(str(model))
-    return plan((source, SNOW, variant, seed), found, is_video=is_video, dtype=dtype, num_steps=2, stride=4)
+def make(source: Input, model: Path, variant: Variant, seed: int = 0, **more: Any) -> Cell:
+    settings = {"is_video": False, "dtype": "float32", "num_steps": 2, "stride": 4, **more}
+    return plan((source, SNOW, variant, seed), Model.find(str(model)), **settings)
+
+
+def work_on(source: Input, model: Path, is_video: bool, extras: dict[str, Path] | None = None) -> EditWork:
+    preset = Model.find(str(model)).preset(is_video=is_video)
+    return EditWork(str(model), {source.name: source}, is_video, preset, extras or {})
 
 
 PANORAMA = [
     Variant("csd"),
     Variant("no-svgd"),
-    Variant("sds"),
-    Variant("csd", "", {"batch_size": 9, "bandwidth_factor": 3.0, "shared_noise": True}),
+    Variant("sds", "", {"batch_size": 9, "bandwidth_factor": 3.0, "shared_noise": True}),
     Variant("csd", "small", {"size": (40, 36)}),
+    Variant("csd", "none", {"borders": "none"}),
     Variant("ip2p-resize", "", SAMPLING),
     Variant("ip2p-patch", "", SAMPLING),
     Variant("ip2p-overlap", "", SAMPLING),
@@ -47,38 +46,54 @@ PANORAMA = [
 
 
 @pytest.mark.parametrize("variant", PANORAMA, ids=lambda variant: variant.name)
-def test_a_picture_is_edited_and_its_evaluations_were_foretold(
+def test_a_picture_is_edited_and_its_evaluations_are_known_before(
     tiny_epsilon: Path, picture: Input, tmp_path: Path, variant: Variant
 ) -> None:
     cell = make(picture, tiny_epsilon, variant)
-    work = EditWork(str(tiny_epsilon), {picture.name: picture}, is_video=False)
-    told = work(cell, tmp_path, "cpu")
-    assert told["evaluations"] == work.evaluations(cell, work.load("cpu")) > 0
+    work = work_on(picture, tiny_epsilon, False)
+    record = work(cell, tmp_path, "cpu")
+    assert record["evaluations"] == work.count(cell, "cpu") > 0
     (edited,) = read_frames(tmp_path / "frames")
     assert tuple(edited.shape[-2:]) == ((36, 40) if variant.setting == "small" else (36, 60))
-    rows, columns = told["borders"]
+    rows, columns = record["borders"]
     assert all(0 < y < edited.shape[-2] for y in rows)
     if variant.method in ("csd", "no-svgd", "sds") and not variant.setting:
         assert list(columns) == [16, 32, 44, 48]  # every 16 pixels, from 16 before the picture on
-    if variant.method in ("ip2p-patch", "ip2p-resize"):
-        assert list(columns) == [28, 32]
-    assert told["steps"] == 2
+    if variant.method in ("ip2p-patch", "ip2p-resize") or variant.setting == "none":
+        assert list(columns) == ([16, 28, 32, 48] if variant.setting == "none" else [28, 32])
+    assert record["steps"] == 2
 
 
-@pytest.mark.parametrize("method", ["csd", "no-svgd", "sds", "ip2p-frame"])
-def test_a_clip_is_edited_and_its_evaluations_were_foretold(
-    tiny_epsilon: Path, clip: Input, tmp_path: Path, method: str
+@pytest.mark.parametrize(
+    "variant",
+    [Variant("csd", "", {"detail": "none"}), Variant("no-svgd"), Variant("ip2p-frame", "", SAMPLING)],
+    ids=lambda variant: variant.name,
+)
+def test_a_clip_is_edited_and_its_evaluations_are_known_before(
+    tiny_epsilon: Path, clip: Input, tmp_path: Path, variant: Variant
 ) -> None:
-    cell = make(
-        clip, tiny_epsilon, Variant(method, "", SAMPLING if method == "ip2p-frame" else {}), is_video=True
-    )
-    work = EditWork(str(tiny_epsilon), {clip.name: clip}, is_video=True)
-    told = work(cell, tmp_path, "cpu")
-    assert told["evaluations"] == work.evaluations(cell, work.load("cpu")) > 0
-    assert [tuple(frame.shape) for frame in read_frames(tmp_path / "frames")] == [(3, 32, 32)] * 3
+    cell = make(clip, tiny_epsilon, variant, is_video=True)
+    work = work_on(clip, tiny_epsilon, True)
+    record = work(cell, tmp_path, "cpu")
+    assert record["evaluations"] == work.count(cell, "cpu") > 0
+    assert [tuple(frame.shape) for frame in read_frames(tmp_path / "frames")] == [(3, 48, 48)] * 3
 
 
-def test_the_key_knows_seed_setting_model_and_input(
+@pytest.mark.parametrize(("name", "is_video"), [("borders", False), ("detail", True)])
+def test_borders_and_detail_change_the_edit(
+    tiny_epsilon: Path, picture: Input, clip: Input, tmp_path: Path, name: str, is_video: bool
+) -> None:
+    source, edits = clip if is_video else picture, []
+    work = work_on(source, tiny_epsilon, is_video)
+    for value in ("margin", "none") if name == "borders" else ("guided", "none"):
+        cell = make(source, tiny_epsilon, Variant("csd", value, {name: value}), is_video=is_video)
+        (tmp_path / value).mkdir()
+        work(cell, tmp_path / value, "cpu")
+        edits.append((tmp_path / value / "frames" / "00000.png").read_bytes())
+    assert edits[0] != edits[1]
+
+
+def test_the_key_depends_on_seed_setting_model_and_input(
     tiny_epsilon: Path, tiny_velocity: Path, picture: Input, clip: Input
 ) -> None:
     cells = [
@@ -87,7 +102,7 @@ def test_the_key_knows_seed_setting_model_and_input(
         make(picture, tiny_epsilon, Variant("csd", "", {"guidance_scale": 3.0})),
         make(picture, tiny_epsilon, Variant("csd", "", {"lr_factor": 2.0})),
         make(picture, tiny_epsilon, Variant("csd", "", {"num_steps": 3})),
-        make(picture, tiny_epsilon, Variant("csd", "", {"size": (40, 36)})),
+        make(picture, tiny_epsilon, Variant("csd", "", {"borders": "none"})),
         make(picture, tiny_velocity, Variant("csd")),
         make(picture, tiny_epsilon, Variant("csd"), dtype="float16"),
         make(Input(picture.name, clip.folder, clip.sha256), tiny_epsilon, Variant("csd")),
@@ -103,11 +118,11 @@ def test_settings_out_of_range_are_refused_before_the_work(tiny_epsilon: Path, p
         make(picture, tiny_epsilon, Variant("ip2p-resize", "", {"guidance_scale": 0.5}))
 
 
-def test_the_output_of_another_program_is_brought_to_the_size_of_the_source(
+def test_the_output_of_another_program_gets_the_size_of_the_source(
     tiny_epsilon: Path, clip: Input, tmp_path: Path
 ) -> None:
-    (other,) = draw_clips(tmp_path / "other", 1, 48, 3)
+    (other,) = render_clips(tmp_path / "other", 1, 32, 3)
     cell = plan_extra(clip, SNOW, "fatezero", other)
-    work = EditWork(str(tiny_epsilon), {clip.name: clip}, True, extras={other.sha256: other.folder})
+    work = work_on(clip, tiny_epsilon, True, {other.sha256: other.folder})
     assert work(cell, tmp_path, "cpu")["evaluations"] is None
-    assert [tuple(frame.shape) for frame in read_frames(tmp_path / "frames")] == [(3, 32, 32)] * 3
+    assert [tuple(frame.shape) for frame in read_frames(tmp_path / "frames")] == [(3, 48, 48)] * 3

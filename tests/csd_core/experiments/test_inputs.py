@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from csd_core.errors import UserError
-from csd_core.experiments.inputs import draw_clips, draw_panoramas, read_inputs
+from csd_core.experiments.inputs import read_inputs, render_clips, render_panoramas
 
 
 def save(path: Path, size: tuple[int, int], value: int = 90) -> None:
@@ -18,8 +18,8 @@ def read(folder: Path, root: Path, is_video: bool = False, short_side: int | Non
     return read_inputs(folder, root, is_video=is_video, short_side=short_side, num_inputs=count, num_frames=2)
 
 
-def test_what_is_drawn_is_the_same_every_time_and_kept_once(tmp_path: Path) -> None:
-    first, again = draw_panoramas(tmp_path, 2, (48, 16)), draw_panoramas(tmp_path, 2, (48, 16))
+def test_rendered_inputs_are_the_same_every_time_and_kept_once(tmp_path: Path) -> None:
+    first, again = render_panoramas(tmp_path, 2, (48, 16)), render_panoramas(tmp_path, 2, (48, 16))
     assert first == again
     assert len(list(tmp_path.iterdir())) == 2
     assert first[0].sha256 != first[1].sha256
@@ -27,8 +27,8 @@ def test_what_is_drawn_is_the_same_every_time_and_kept_once(tmp_path: Path) -> N
     assert float(first[0].frames[0].std()) > 0.05
 
 
-def test_drawn_clips_move_a_little_from_frame_to_frame(tmp_path: Path) -> None:
-    (clip,) = draw_clips(tmp_path, 1, 24, 3)
+def test_rendered_clips_move_a_little_from_frame_to_frame(tmp_path: Path) -> None:
+    (clip,) = render_clips(tmp_path, 1, 24, 3)
     first, second, third = clip.frames
     near, far = (float((frame - first).abs().mean()) for frame in (second, third))
     assert 0 < near < far < 0.2
@@ -66,7 +66,7 @@ def test_a_folder_without_inputs_is_refused(tmp_path: Path, is_video: bool) -> N
         read(tmp_path / "empty", tmp_path, is_video)
 
 
-def test_names_must_tell_inputs_apart(tmp_path: Path) -> None:
+def test_inputs_of_equal_names_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png", (20, 20))
     save(tmp_path / "in" / "a.jpg", (20, 20))
     with pytest.raises(UserError, match="names that differ without their suffix, got a"):

@@ -24,9 +24,10 @@ def test_learning_rates_move_particles_as_far_as_those_of_csd() -> None:
     assert wide.learning_rate == pytest.approx(6.0 * (2 / 5) / ((1 + 3 * 5**-0.5) / 4))
     assert optimised(edit, Variant("sds"), 8).baseline == "noise"
     assert optimised(edit, Variant("csd", "", {"lr_factor": 1.5}), 8).learning_rate == 9.0
+    assert optimised(edit, Variant("no-svgd", "", {"scaled": False}), 8).learning_rate == 6.0
 
 
-def test_a_model_is_known_by_its_weights(tiny_epsilon: Path, tmp_path: Path) -> None:
+def test_the_identity_of_a_model_is_that_of_its_weights(tiny_epsilon: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     for path in tiny_epsilon.rglob("*"):
         if path.is_file():
@@ -42,7 +43,7 @@ def test_a_model_is_known_by_its_weights(tiny_epsilon: Path, tmp_path: Path) -> 
     assert Model.find("mini").is_mini
 
 
-def test_instructions_of_the_mini_editor_bring_their_captions() -> None:
+def test_instructions_of_the_mini_editor_have_captions() -> None:
     tint = Prompt.mini("tint")
     assert (tint.text, tint.source, tint.target) == ("give it a tint", "a photo", "a photo with a tint")
     assert tint.is_choice
@@ -59,13 +60,3 @@ def test_instructions_from_a_file(tmp_path: Path) -> None:
         path.write_text(wrong)
         with pytest.raises(UserError, match="expected"):
             read_prompts(path)
-
-
-def test_without_scaling_the_learning_rate_is_that_of_csd() -> None:
-    edit = EditConfig(learning_rate=6.0, batch_size=8)
-    for variant in (
-        Variant("no-svgd", "", {"scaled": False}),
-        Variant("csd", "", {"scaled": False, "bandwidth_factor": 3.0}),
-    ):
-        assert optimised(edit, variant, 8).learning_rate == 6.0
-    assert optimised(edit, Variant("no-svgd"), 8).learning_rate < 6.0

@@ -25,8 +25,8 @@ from csd_nerf.commands.scene_experiments import (
     SCENE_EXPERIMENTS,
     VARIED,
     Capture,
+    SceneTraining,
     SceneWork,
-    Training,
     edit_settings,
     find_captures,
     plan,
@@ -39,13 +39,13 @@ from tests.csd_nerf.conftest import SMALL, parse, train, write_capture
 # the tokenizer of the tiny model knows no words, and so runs out of tokens
 pytestmark = pytest.mark.filterwarnings("ignore:the prompt is cut")
 
-TOY = Training(
+TOY = SceneTraining(
     "csd-nerf2nerf-tiny", 3, 4, 3, 2, one_view_interval=2, sampling_steps=2, novel_views=3, width=16
 )
 ROWS = {variant.name: variant for experiment in SCENE_EXPERIMENTS for variant in experiment.full.variants}
 
 
-def preset(training: Training) -> EditConfig:
+def preset(training: SceneTraining) -> EditConfig:
     method: Any = csd_nerf2nerf_tiny if training.method.endswith("tiny") else csd_nerf2nerf
     return method.config.pipeline.datamanager.edit
 
@@ -53,7 +53,7 @@ def preset(training: Training) -> EditConfig:
 # What a row means -----------------------------------------------------------------------------------
 
 
-def test_rows_differ_from_the_preset_in_what_they_are_about() -> None:
+def test_rows_differ_from_the_preset_in_their_own_settings() -> None:
     usual = edit_settings(ROWS["csd"], PAPER, 0)
     assert usual == preset(PAPER)
     sds, alone = (edit_settings(ROWS[name], PAPER, 0) for name in ("sds", "no-svgd"))
@@ -73,7 +73,7 @@ def test_rows_differ_from_the_preset_in_what_they_are_about() -> None:
 
 @pytest.mark.parametrize("training", [PAPER, MINIATURE])
 @pytest.mark.parametrize("name", ROWS)
-def test_whatever_a_row_sets_is_handed_to_ns_train(name: str, training: Training) -> None:
+def test_whatever_a_row_sets_is_passed_to_ns_train(name: str, training: SceneTraining) -> None:
     edit, usual = edit_settings(ROWS[name], training, 1), preset(training)
     changed = {f.name for f in fields(edit) if getattr(edit, f.name) != getattr(usual, f.name)}
     assert changed <= set(VARIED)
@@ -89,7 +89,7 @@ def test_whatever_a_row_sets_is_handed_to_ns_train(name: str, training: Training
         Variant("csd", "", {"guidance_scale": 3.0, "image_guidance_scale": 1.25, "num_steps": 9}),
     ],
 )
-def test_ns_train_understands_what_it_is_handed(
+def test_ns_train_understands_its_arguments(
     row: Variant, capture: Path, tiny_epsilon: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "base" / "run" / "nerfstudio_models").mkdir(parents=True)
@@ -107,7 +107,7 @@ def test_ns_train_understands_what_it_is_handed(
     assert config.load_dir == tmp_path / "base" / "run" / "nerfstudio_models"
 
 
-def test_a_cell_hangs_on_all_that_changes_its_edit(tiny_epsilon: Path) -> None:
+def test_a_cell_depends_on_all_that_changes_its_edit(tiny_epsilon: Path) -> None:
     model, tint = Model(str(tiny_epsilon), tiny_epsilon), Prompt.mini("tint")
     seen = Capture("scene", Path("scene"), "0" * 64)
     usual = plan(seen, tint, ROWS["csd"], 0, model, TOY)
@@ -134,7 +134,7 @@ def test_a_capture_or_a_folder_of_them(capture: Path, tmp_path: Path) -> None:
     assert (alone.name, alone.folder) == ("scene", capture)
     for name in ("b", "a"):
         write_capture(tmp_path / "in" / name, [(8, 8)] * 2)
-    (tmp_path / "in" / "c").mkdir()  # is none
+    (tmp_path / "in" / "c").mkdir()  # is no capture
     several = captures(tmp_path / "in", tmp_path)
     assert [one.name for one in several] == ["a", "b"]
     assert several[0].sha256 == several[1].sha256 != alone.sha256
@@ -147,12 +147,12 @@ def test_a_capture_or_a_folder_of_them(capture: Path, tmp_path: Path) -> None:
         captures(capture, tmp_path, size=64)
 
 
-def test_a_drawn_capture_is_drawn_once_for_each_size(tmp_path: Path) -> None:
+def test_a_capture_is_rendered_once_for_each_size(tmp_path: Path) -> None:
     few = replace(TOY, photos=2)
-    drawn = [
+    rendered = [
         find_captures(ExperimentOptions(name="scene", output=tmp_path, size=size), few) for size in (8, 12, 8)
     ]
-    (first,), (larger,), (again,) = drawn
+    (first,), (larger,), (again,) = rendered
     assert first == again
     assert first.sha256 != larger.sha256
     with Image.open(next(larger.folder.glob("images/*"))) as image:
@@ -171,7 +171,7 @@ def test_options_that_would_change_nothing_are_refused(option: dict[str, Any], t
 # Work -----------------------------------------------------------------------------------------------
 
 
-def test_what_ns_train_said_last_when_it_fails(
+def test_the_last_line_of_ns_train_is_shown_when_it_fails(
     capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = tmp_path / "ns-train"

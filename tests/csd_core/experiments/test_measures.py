@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from csd_core.experiments.measures import CellMeasure, corners_of, parts, true_measures
+from csd_core.experiments.settings import Prompt
+from csd_core.method.schedule import step_generator
+from csd_core.mini_editor.edits import apply_edit
+
+SNOW, TINT = Prompt.mini("snow"), Prompt.mini("tint")
+
+
+def picture(height: int = 16, width: int = 48) -> torch.Tensor:
+    return 0.2 + 0.6 * torch.rand(3, height, width, generator=step_generator(0))
+
+
+def test_the_true_edit_has_the_highest_psnr_and_the_source_a_lower_one() -> None:
+    source = picture()
+    true = true_measures(SNOW, [source], [apply_edit("snow", source)])
+    assert true == {"psnr_true": CellMeasure(100.0, 1), "psnr_corners": CellMeasure(100.0, 4)}
+    unedited = true_measures(SNOW, [source], [source])["psnr_true"].mean
+    assert unedited is not None
+    assert unedited < 30
+
+
+def test_corners_have_a_psnr_of_their_own() -> None:
+    source = picture()
+    edited = apply_edit("snow", source)
+    edited[:, :4, -4:] = source[:, :4, -4:]
+    measures = true_measures(SNOW, [source], [edited])
+    corners, whole = measures["psnr_corners"].mean, measures["psnr_true"].mean
+    assert corners is not None
+    assert whole is not None
+    # the same squared error over 4 x 4 x 4 pixels instead of 16 x 48
+    assert whole - corners == pytest.approx(10 * torch.tensor(16 * 48 / 64).log10().item(), abs=0.01)
+    assert corners_of(torch.arange(3 * 8 * 12.0).view(3, 8, 12)).shape == (4, 3, 2, 2)
+
+
+def test_frames_with_the_same_choice_agree_and_others_do_not() -> None:
+    source = picture(16, 16)
+    red, blue = (apply_edit("tint", source, hue) for hue in ("red", "blue"))
+    alike = true_measures(TINT, [source] * 2, [blue, blue])
+    assert alike["hue_spread"].mean == pytest.approx(0, abs=1e-3)
+    assert alike["psnr_true"].mean == 100
+    assert alike["share"] == CellMeasure(1.0, 2)
+    torn = true_measures(TINT, [source] * 2, [blue, red])
+    assert torn["hue_spread"].mean is not None
+    assert torn["hue_spread"].mean > 30
+    assert torn["share"] == CellMeasure(0.5, 2)
+    assert torn["psnr_true"].mean is not None
+    assert torn["psnr_true"].mean < 80
+
+
+def test_the_parts_of_a_picture_must_agree() -> None:
+    source = picture()
+    red, blue = (apply_edit("tint", source, hue) for hue in ("red", "blue"))
+    halves = torch.cat([red[..., :24], blue[..., 24:]], dim=-1)
+    torn = true_measures(TINT, [source], [halves])
+    assert torn["share"] == CellMeasure(0.5, 12)
+    assert torn["hue_spread"].mean is not None
+    assert torn["hue_spread"].mean > 30
+
+
+def test_parts_are_squares_of_half_the_short_side() -> None:
+    image = torch.arange(3 * 5 * 9.0).view(3, 5, 9)
+    squares = parts(image)
+    assert len(squares) == 2 * 4
+    assert torch.equal(squares[0], image[:, :2, :2])
+    assert torch.equal(squares[5], image[:, 2:4, 2:4])
