@@ -1,4 +1,7 @@
-"""What all commands share: options from a dataclass, bad input as one line with exit code 2, and torchrun."""
+"""What all commands share: options from a dataclass, bad input as one line with exit code 2, and torchrun.
+
+Imports nothing heavy, so that help and bad options take no longer than Python and tyro.
+"""
 
 import errno
 import io
@@ -6,17 +9,23 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
-from typing import Any, TypeVar
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-from csd_core.engine.ranks import LostRankError, Ranks, TerminatedError, launched
 from csd_core.errors import UserError, expect
+
+if TYPE_CHECKING:
+    from csd_core.engine.ranks import Ranks
 
 Config = TypeVar("Config")
 
+RENAMED = {"max-batch": "chunk-size"}
+"""Options with a former name, which is accepted until the next version."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -27,77 +36,126 @@ def run_command(
     *,
     several_ranks: bool = False,
 ) -> int:
-    """Parse `args` (default: the command line) into a `config`, run `command` on it, give the exit code.
+    """Parse `args` (default: the command line) into a `config`, run `command` on it, return the exit code.
 
     A UserError, a lack of rights on a file or a full disk ends in one line on stderr and 2 (after the
     traceback, where the config has a `verbose` that is set), an interruption in 130; any other exception is a
-    bug and keeps its traceback.
+    bug and keeps its traceback. Nested dataclasses are groups of options, without a prefix.
 
     Under torchrun all ranks end so, and the line is rank 0's. The process then ends here.
 
     several_ranks: the command can be run by several processes that share its work.
     """
+    given = list(sys.argv[1:] if args is None else args)
+    if given == ["--version"]:
+        print(f"csd-nerf2nerf {version('csd-nerf2nerf')}")
+        return 0
+    given = list(_renamed(given))
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        parsed = _parse(config, command.__doc__, given)
+        return _run(command, parsed, None)
+    from csd_core.engine.ranks import launched
+
     try:
         with launched() as ranks:
-            code = _parse_and_run(config, command, args, ranks, several_ranks)
+            code = _run_on_ranks(config, command, given, ranks, several_ranks)
             if code and not ranks.is_alone:
                 end_now(code)  # a device may wait in vain for a rank that is gone
             return code
     except UserError as error:  # the ranks did not come together
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
 
 
-def _parse_and_run(
-    config: type[Config],
-    command: Callable[[Config], None],
-    args: Sequence[str] | None,
-    ranks: Ranks,
-    several_ranks: bool,
-) -> int:
-    parsed: Any = None
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Inside the block a warning is printed as a line `note: ...`, each text once."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in seen:
+            seen.add(text)
+            print(f"note: {text}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _renamed(args: Sequence[str]) -> Iterator[str]:
+    for arg in args:
+        name, equals, value = arg.removeprefix("--").partition("=")
+        new = RENAMED.get(name.replace("_", "-"))
+        if new is None or not arg.startswith("--"):
+            yield arg
+            continue
+        print(
+            f"note: --{name} is now called --{new}; the old name goes with the next version", file=sys.stderr
+        )
+        yield f"--{new}{equals}{value}"
+
+
+def _parse(config: type[Config], description: str | None, args: Sequence[str]) -> Config:
+    return tyro.cli(config, args=args, description=description, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _run(command: Callable[[Config], None], parsed: Config, ranks: "Ranks | None") -> int:
+    """ranks: None for a single process, which need not import torch to refuse an option."""
     try:
-        parsed = _parse(config, command.__doc__, args, ranks)
-        one = "one process for this command; start it without torchrun"
-        expect(several_ranks or ranks.is_alone, "WORLD_SIZE", one, ranks.world_size)
-        command(parsed)
+        with warnings_as_notes():
+            command(parsed)
     except (UserError, OSError) as error:
         if not _is_expected(error):
             raise
         _ignore_sigterm(ranks)
         if getattr(parsed, "verbose", False):
             traceback.print_exc()
-        say(f"error: {_told(error)}", ranks, isinstance(error, LostRankError))
+        print_once(f"error: {_described(error)}", ranks, getattr(error, "alone", False))
         return 2
     except KeyboardInterrupt as stop:
         _ignore_sigterm(ranks)
-        if ranks.is_main or str(stop):
-            say(str(stop) or "interrupted", ranks, isinstance(stop, TerminatedError) or not str(stop))
+        if ranks is None or ranks.is_main or str(stop):
+            alone = getattr(stop, "alone", False) or not str(stop)
+            print_once(str(stop) or "interrupted", ranks, alone)
         return 130
     return 0
 
 
-def _parse(config: type[Config], description: str | None, args: Sequence[str] | None, ranks: Ranks) -> Config:
+def _run_on_ranks(
+    config: type[Config],
+    command: Callable[[Config], None],
+    args: Sequence[str],
+    ranks: "Ranks",
+    several_ranks: bool,
+) -> int:
     try:
         with redirect_stderr(sys.stderr if ranks.is_main else io.StringIO()):
-            return tyro.cli(config, args=args, description=description)
+            parsed = _parse(config, command.__doc__, args)
     except SystemExit:
-        ranks.have_all_failed()  # torchrun ends all when one has ended: not before rank 0 has said why
+        ranks.have_all_failed()  # torchrun ends all when one has ended: not before rank 0 has printed why
         raise
 
+    def checked(parsed: Config) -> None:
+        one = "one process for this command; start it without torchrun"
+        expect(several_ranks or ranks.is_alone, "WORLD_SIZE", one, ranks.world_size)
+        command(parsed)
 
-def say(line: str, ranks: Ranks, alone: bool) -> None:
-    """Print a line: rank 0 does, and others where they do not know rank 0 to have met the same (alone)."""
-    if ranks.is_main:
+    return _run(checked, parsed, ranks)
+
+
+def print_once(line: str, ranks: "Ranks | None", alone: bool) -> None:
+    """Print a line on rank 0, and on others where they cannot know that rank 0 has met the same (alone)."""
+    if ranks is None or ranks.is_main:
         print(line, file=sys.stderr, flush=True)
-    if not alone and ranks.have_all_failed():
+    if ranks is None or (not alone and ranks.have_all_failed()):
         return
     if not ranks.is_main:
         print(line, file=sys.stderr, flush=True)
 
 
-def _ignore_sigterm(ranks: Ranks) -> None:
-    if not ranks.is_alone:  # torchrun sends it as soon as one rank has ended
+def _ignore_sigterm(ranks: "Ranks | None") -> None:
+    if ranks is not None and not ranks.is_alone:  # torchrun sends it as soon as one rank has ended
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -116,9 +174,13 @@ def _is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in _FULL
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _described(error: Exception) -> str:
     """An error in one line."""
-    line = " ".join(str(error).split())
+    line = _one_line(error)
     if not _is_full(error):
         return line
     return f"{line}: expected room for what is written; free some, or write to another place"

@@ -1,39 +1,102 @@
 """Editors in the manner of diffusers' pipelines: from_pretrained, a call, .images."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, get_args
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from csd_core.baselines import check_settings
-from csd_core.canvas.detail import DETAIL, Detail
-from csd_core.canvas.panorama import Method, Panorama, changing, sample_panorama
+from csd_core.baselines import METHODS, sample_panorama, sample_video, sampling_config
+from csd_core.canvas.panorama import Panorama, changing
 from csd_core.canvas.regions import Region
-from csd_core.canvas.video import Method as VideoMethod
-from csd_core.canvas.video import VideoEdit, with_method
-from csd_core.denoisers.instruct_pix2pix import DEFAULT_MODEL, InstructPix2Pix
-from csd_core.denoisers.runtime.batching import MaxBatch
+from csd_core.canvas.video import VideoEdit
+from csd_core.choices import DEFAULT_MODEL, ChunkSize, PanoramaMethod, VideoMethod
+from csd_core.denoisers.base import Denoiser
+from csd_core.denoisers.families import load_denoiser
+from csd_core.denoisers.runtime.device import dtype_name
+from csd_core.engine.config import MethodConfig
 from csd_core.engine.draws import Draws
+from csd_core.engine.methods import fit_learning_rate, with_method
 from csd_core.engine.prepared import PreparedEdit
 from csd_core.engine.progress import ProgressBar
 from csd_core.errors import expect
 from csd_core.image_ops import blend
-from csd_core.io.arrays import Picture, Video, as_clip, as_image_tensor, as_mask_tensor, as_masks
-from csd_core.presets import panorama_preset, video_preset
+from csd_core.io.arrays import Clip, ImageLike, VideoLike, as_clip, as_image_tensor, as_mask_tensor, as_masks
 
 OutputType = Literal["pil", "np", "pt"]
-OnStepEnd = Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None]
+OnStepEnd = Callable[[Any, int, float, dict[str, Any]], dict[str, Any] | None]
 
 _LARGEST_SEED = 2**63 - 1
 
 
+def prepare_panorama(
+    denoiser: Denoiser,
+    image: Tensor,
+    prompt: str | None,
+    given: Mapping[str, Any],
+    *,
+    method: str = "csd",
+    source_prompt: str = "",
+    **how: Any,
+) -> Panorama:
+    """An image made ready for an edit.
+
+    Args:
+        denoiser: the model.
+        image: (1, 3, H, W) in [0, 1].
+        prompt: the instruction, see Panorama.
+        given: settings of MethodConfig; None: what suits the model.
+        method: a key of VARIANTS.
+        source_prompt: what the image shows; for dds.
+        how: num_steps, stride, regions, mask, wrap, see Panorama.
+
+    Raises:
+        UserError: see Panorama.
+    """
+    config = with_method(
+        MethodConfig.from_preset(denoiser.presets["panorama"], **given), method, source_prompt
+    )
+    return _fitted(Panorama(denoiser, image, prompt, config, **how), given)
+
+
+def prepare_video(
+    denoiser: Denoiser,
+    clip: Clip,
+    prompt: str,
+    given: Mapping[str, Any],
+    *,
+    method: str = "csd",
+    source_prompt: str = "",
+    **how: Any,
+) -> VideoEdit:
+    """A video made ready for an edit, as prepare_panorama.
+
+    method: ip2p-frame, too, for sample_video.
+    how: num_steps, resolution, masks, see VideoEdit.
+    """
+    config = MethodConfig.from_preset(denoiser.presets["video"], **given)
+    if method != "ip2p-frame":
+        config = with_method(config, method, source_prompt)
+    return _fitted(VideoEdit(denoiser, clip, prompt, config, **how), given)
+
+
+Job = TypeVar("Job", bound=PreparedEdit)
+
+
+def _fitted(job: Job, given: Mapping[str, Any]) -> Job:
+    if given.get("learning_rate") is None:
+        job.edit = fit_learning_rate(job.edit, job.num_particles)
+    return job
+
+
 @dataclass
 class EditOutput:
-    """What an editor returns."""
+    """What PanoramaEditor returns."""
 
     images: list[Image.Image] | np.ndarray | Tensor
     """pil: a list; np: (n, H, W, 3) in [0, 1]; pt: (n, 3, H, W) in [0, 1]."""
@@ -44,22 +107,29 @@ class Editor:
 
     Attributes:
         denoiser: the model.
-        interrupt: set it to True, from a callback say, and the edit ends after the step at work.
+        interrupt: set it to True, from a callback for example, and the edit ends after the current step.
     """
 
-    def __init__(self, denoiser: InstructPix2Pix) -> None:
+    def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
         self.interrupt = False
         self._show_progress = True
 
     @classmethod
     def from_pretrained(cls, id_or_path: str = DEFAULT_MODEL, **settings: Any) -> Self:
-        """An editor with a model of the hub, of a folder, or "mini"; see InstructPix2Pix.from_pretrained."""
-        return cls(InstructPix2Pix.from_pretrained(id_or_path, **settings))
+        """An editor with a model of the hub, of a folder, or "mini".
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move the model."""
-        self.denoiser.to(device)
+        It computes where the commands do, on CUDA where there is one, else on the CPU, in the precision that
+        suits the device; a line on stderr names both. settings: see families.load_denoiser.
+        """
+        editor = cls(load_denoiser(id_or_path, **settings))
+        dtype = dtype_name(editor.denoiser.dtype)
+        print(f"note: the model computes on {editor.denoiser.device} in {dtype}", file=sys.stderr)
+        return editor
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
+        """Move the model, and change the precision of its predictions."""
+        self.denoiser.to(device, dtype)
         return self
 
     def set_progress_bar_config(self, *, disable: bool = False) -> None:
@@ -88,28 +158,35 @@ class Editor:
 
 
 class PanoramaEditor(Editor):
-    """Edits one image of any size by overlapping windows (Sec. 3.3 of arXiv:2307.04787)."""
+    """Edits one image of any size by overlapping windows (Sec. 3.3 of arXiv:2307.04787).
+
+    Without a generator the seed is 0: the same call gives the same image.
+    """
 
     @torch.no_grad()
     def __call__(
         self,
-        image: Picture,
+        image: ImageLike,
         prompt: str | Sequence[str] | None = None,
         *,
         regions: Sequence[Region] = (),
-        mask: Picture | None = None,
+        mask: ImageLike | None = None,
         wrap: bool = False,
-        method: Method = "csd",
+        method: PanoramaMethod = "csd",
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
         negative_prompt: str = "",
+        source_prompt: str = "",
         learning_rate: float | None = None,
         batch_size: int | None = None,
         t_range: tuple[float, float] | None = None,
+        bandwidth_factor: float | None = None,
+        shared_noise: bool | None = None,
         noise_pool: int | None = None,
         stride: int | None = None,
-        max_batch: MaxBatch = 16,
+        chunk_size: ChunkSize = 16,
+        max_batch: ChunkSize | None = None,
         generator: torch.Generator | None = None,
         callback_on_step_end: OnStepEnd | None = None,
         output_type: OutputType = "pil",
@@ -120,17 +197,20 @@ class PanoramaEditor(Editor):
             image: PIL; or (H, W, 3), uint8 or float in [0, 1]; or tensor (3, H, W) or (1, 3, H, W) in [0, 1].
             prompt: the instruction, or several: one result each, from one encoding of the image. With regions
                 it is for the rest; None: the rest stays.
+            generator: the seed is drawn from it. None: seed 0.
             regions: instructions for parts of the image (appendix C.1).
             mask: where 0, pixels stay exactly; (H, W), uint8 or float in [0, 1], or PIL.
             wrap: a 360-degree image, left and right are neighbours.
-            method: csd, or one of the ways it is compared with (baselines.py).
-            num_inference_steps: optimisation steps (csd) or sampling steps.
+            method: csd; csd without a part of it (engine/methods.py); or a baseline (baselines.py).
+            num_inference_steps: optimisation steps, or sampling steps of an ip2p method.
             guidance_scale, image_guidance_scale, negative_prompt: as in InstructPix2Pix.
-            learning_rate, batch_size, t_range, noise_pool, stride: see EditConfig and Windows; csd alone.
-            max_batch: evaluations at a time; "auto": as many as fit.
-            generator: the seed is drawn from it. None: seed 0.
-            callback_on_step_end: called as (editor, step, timestep, {"latents": canvas}) after every step of
-                csd; latents in the dictionary that it returns replace the canvas.
+            source_prompt: what the image shows; for dds.
+            learning_rate, batch_size, t_range, bandwidth_factor, shared_noise, noise_pool, stride: see
+                MethodConfig and Windows; not for ip2p methods.
+            chunk_size: evaluations of the network at a time; "auto": as many as fit. Same result.
+            max_batch: the former name of chunk_size.
+            callback_on_step_end: called as (editor, step, timestep, {"latents": canvas}) after every
+                optimisation step; latents in the dictionary that it returns replace the canvas.
             output_type: pil, np or pt.
 
         Raises:
@@ -138,41 +218,46 @@ class PanoramaEditor(Editor):
         """
         pixels = as_image_tensor(image)
         prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-        _check(prompts, method, get_args(Method), num_inference_steps, output_type)
+        _check(prompts, method, get_args(PanoramaMethod), num_inference_steps, output_type)
         soft = None if mask is None else as_mask_tensor(mask)
         self.interrupt = False
-        preset, seed = panorama_preset(self.denoiser), _seed(generator)
         common = {
             "guidance_scale": guidance_scale,
             "image_guidance_scale": image_guidance_scale,
             "negative_prompt": negative_prompt,
-            "max_batch": max_batch,
-            "seed": seed,
+            "chunk_size": _chunk_size(chunk_size, max_batch),
+            "seed": _seed(generator),
         }
-        if method != "csd":
-            for name, given in (("regions", regions), ("wrap", wrap)):
-                expect(not given, name, "method csd", method)
-            sampling = preset.with_sampling(num_inference_steps=num_inference_steps, **common)
+        if method in METHODS:
+            for name, value in (("regions", regions), ("wrap", wrap)):
+                expect(not value, name, "method csd", method)
+            expect(None not in prompts, "prompt", "an instruction", "nothing")
+            preset = self.denoiser.presets["panorama"]
+            sampling = sampling_config(preset, num_inference_steps=num_inference_steps, **common)
             kept = changing(soft, None, (pixels.shape[-2], pixels.shape[-1]))
-            edits = [
-                blend(pixels, self._sample(method, pixels, text, sampling, stride).cpu(), kept)
+            where = {"stride": stride, "progress": self._show_progress}
+            sampled = (
+                sample_panorama(method, self.denoiser, pixels, text or "", sampling, **where)
                 for text in prompts
-            ]
+            )
+            edits = [blend(pixels, edited.cpu(), kept) for edited in sampled]
             return EditOutput(_as_output(edits, output_type))
-        edit = preset.with_edit(
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            t_range=t_range,
-            noise_pool=noise_pool,
-            **common,
-        )
+        given = common | {
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "t_range": t_range,
+            "bandwidth_factor": bandwidth_factor,
+            "shared_noise": shared_noise,
+            "noise_pool": noise_pool,
+        }
         jobs = [
-            Panorama(
+            prepare_panorama(
                 self.denoiser,
                 pixels,
                 text,
-                edit,
-                preset,
+                given,
+                method=method,
+                source_prompt=source_prompt,
                 num_steps=num_inference_steps,
                 stride=stride,
                 regions=regions,
@@ -181,27 +266,11 @@ class PanoramaEditor(Editor):
             )
             for text in prompts
         ]
-        return EditOutput(
-            _as_output([self._edit(job, jobs[0], callback_on_step_end) for job in jobs], output_type)
-        )
-
-    def _edit(self, job: Panorama, first: Panorama, on_step_end: OnStepEnd | None) -> Tensor:
-        job.latents = first.latents
-        return job.finish(self._run(job, on_step_end))
-
-    def _sample(
-        self, method: Method, image: Tensor, prompt: str | None, sampling: Any, stride: int | None
-    ) -> Tensor:
-        expect(prompt is not None, "prompt", "an instruction", "nothing")
-        return sample_panorama(
-            method,
-            self.denoiser,
-            image,
-            prompt or "",
-            replace(sampling),
-            stride=stride,
-            progress=self._show_progress,
-        )
+        edits = []
+        for job in jobs:
+            job.latents = jobs[0].latents
+            edits.append(job.finish(self._run(job, callback_on_step_end)))
+        return EditOutput(_as_output(edits, output_type))
 
 
 @dataclass
@@ -213,19 +282,21 @@ class VideoOutput:
 
 
 class VideoEditor(Editor):
-    """Edits the frames of a video so that they agree (Sec. 3.3 of arXiv:2307.04787)."""
+    """Edits the frames of a video so that they agree (Sec. 3.3 of arXiv:2307.04787).
+
+    Without a generator the seed is 0: the same call gives the same video.
+    """
 
     @torch.no_grad()
     def __call__(
         self,
-        video: Video,
+        video: VideoLike,
         prompt: str | Sequence[str],
         *,
         frames: slice = slice(None),
-        mask: Picture | Sequence[Picture] | None = None,
+        mask: ImageLike | Sequence[ImageLike] | None = None,
         method: VideoMethod = "csd",
         resolution: int | None = None,
-        detail: Detail = DETAIL,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
@@ -234,8 +305,11 @@ class VideoEditor(Editor):
         learning_rate: float | None = None,
         batch_size: int | None = None,
         t_range: tuple[float, float] | None = None,
+        bandwidth_factor: float | None = None,
+        shared_noise: bool | None = None,
         noise_pool: int | None = None,
-        max_batch: MaxBatch = 16,
+        chunk_size: ChunkSize = 16,
+        max_batch: ChunkSize | None = None,
         generator: torch.Generator | None = None,
         callback_on_step_end: OnStepEnd | None = None,
         output_type: OutputType = "pil",
@@ -246,19 +320,21 @@ class VideoEditor(Editor):
             video: a path (see io.videos.read_video); or frames, each as PanoramaEditor takes an image: a
                 list, (N, H, W, 3) or tensor (N, 3, H, W).
             prompt: the instruction, or several: one video each, from one encoding of the frames.
+            generator: the seed is drawn from it. None: seed 0.
             frames: which of them.
             mask: where 0, pixels stay exactly; as PanoramaEditor takes it, for all frames or one for each.
-            method: csd; no-svgd, sds, dds (video.VARIANTS); or ip2p-frame, each frame sampled by itself.
+            method: csd; csd without a part of it (engine/methods.py); or ip2p-frame, each frame sampled
+                independently.
             resolution: short side of the edit in pixels. None: what the model was trained at.
-            detail: how the edit comes back to the size of the frames, see detail.py.
             num_inference_steps: optimisation steps, or sampling steps of ip2p-frame.
             guidance_scale, image_guidance_scale, negative_prompt: as in InstructPix2Pix.
             source_prompt: what the video shows; for dds.
-            learning_rate, batch_size, t_range, noise_pool: see EditConfig.
-            max_batch: evaluations at a time; "auto": as many as fit.
-            generator: the seed is drawn from it. None: seed 0.
-            callback_on_step_end: called as (editor, step, timestep, {"latents": canvas}) after every step of
-                the optimisation; latents in the dictionary that it returns replace the canvas.
+            learning_rate, batch_size, t_range, bandwidth_factor, shared_noise, noise_pool: see MethodConfig;
+                not for ip2p-frame.
+            chunk_size: evaluations of the network at a time; "auto": as many as fit. Same result.
+            max_batch: the former name of chunk_size.
+            callback_on_step_end: called as (editor, step, timestep, {"latents": canvas}) after every
+                optimisation step; latents in the dictionary that it returns replace the canvas.
             output_type: pil, np or pt.
 
         Raises:
@@ -268,52 +344,47 @@ class VideoEditor(Editor):
         _check(prompts, method, get_args(VideoMethod), num_inference_steps, output_type)
         self.interrupt = False
         clip = as_clip(video, frames)
-        preset = video_preset(self.denoiser)
         common = {
             "guidance_scale": guidance_scale,
             "image_guidance_scale": image_guidance_scale,
             "negative_prompt": negative_prompt,
-            "max_batch": max_batch,
+            "chunk_size": _chunk_size(chunk_size, max_batch),
             "seed": _seed(generator),
         }
-        edit = preset.with_edit(
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            t_range=t_range,
-            noise_pool=noise_pool,
-            **common,
-        )
-        sampling = preset.with_sampling(num_inference_steps=num_inference_steps, **common)
-        if method != "ip2p-frame":
-            edit = with_method(
-                edit, method, source_prompt, num_frames=clip.num_frames, scaled=learning_rate is None
-            )
+        given = common | {
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "t_range": t_range,
+            "bandwidth_factor": bandwidth_factor,
+            "shared_noise": shared_noise,
+            "noise_pool": noise_pool,
+        }
         jobs = [
-            VideoEdit(
+            prepare_video(
                 self.denoiser,
                 clip,
                 text,
-                edit,
-                preset,
+                given,
+                method=method,
+                source_prompt=source_prompt,
                 num_steps=num_inference_steps,
                 resolution=resolution,
-                detail=detail,
                 masks=None if mask is None else as_masks(mask, clip),
             )
             for text in prompts
         ]
+        preset = self.denoiser.presets["video"]
+        sampling = sampling_config(preset, num_inference_steps=num_inference_steps, **common)
         if method == "ip2p-frame":
-            check_settings(self.denoiser, sampling)
+            self.denoiser.num_sampling_calls(sampling)
         edited = []
         for job in jobs:
             job.latents = jobs[0].latents
-            sampled = method == "ip2p-frame"
-            canvas = (
-                job.sample(sampling, progress=self._show_progress)
-                if sampled
-                else self._run(job, callback_on_step_end)
-            )
-            edited.append(_as_output([frame[None] for frame in job.finish(canvas)], output_type))
+            if method == "ip2p-frame":
+                canvas = sample_video(job, self.denoiser, sampling, progress=self._show_progress)
+            else:
+                canvas = self._run(job, callback_on_step_end)
+            edited.append(_as_video(job.finish(canvas), output_type))
         if output_type == "pil":
             return VideoOutput(edited)
         return VideoOutput(torch.stack(edited) if output_type == "pt" else np.stack(edited))
@@ -332,17 +403,34 @@ def _check(
     expect(output_type in ("pil", "np", "pt"), "output_type", "pil, np or pt", output_type)
 
 
+def _chunk_size(chunk_size: ChunkSize, max_batch: ChunkSize | None) -> ChunkSize:
+    if max_batch is None:
+        return chunk_size
+    warnings.warn("max_batch is now called chunk_size; the old name goes with the next version", stacklevel=4)
+    return max_batch
+
+
 def _seed(generator: torch.Generator | None) -> int:
     if generator is None:
         return 0
     return int(torch.randint(_LARGEST_SEED, (), generator=generator, device=generator.device))
 
 
-def _as_output(images: list[Tensor], output_type: OutputType) -> list[Image.Image] | np.ndarray | Tensor:
+def _as_video(frames: Iterator[Tensor], output_type: OutputType) -> Any:
+    """Frames (3, H, W) of one video. PIL: one at a time, so that memory holds them as bytes alone."""
+    if output_type == "pil":
+        return [_as_pil(frame) for frame in frames]
+    return _as_output([frame[None] for frame in frames], output_type)
+
+
+def _as_output(images: Sequence[Tensor], output_type: OutputType) -> list[Image.Image] | np.ndarray | Tensor:
+    """Images (1, 3, H, W) in [0, 1]."""
+    if output_type == "pil":
+        return [_as_pil(image[0]) for image in images]
     tensors = torch.cat([image.cpu() for image in images])
-    if output_type == "pt":
-        return tensors
-    arrays = tensors.permute(0, 2, 3, 1).numpy()
-    if output_type == "np":
-        return arrays
-    return [Image.fromarray((array * 255).round().astype(np.uint8)) for array in arrays]
+    return tensors if output_type == "pt" else tensors.permute(0, 2, 3, 1).numpy()
+
+
+def _as_pil(image: Tensor) -> Image.Image:
+    """(3, H, W) in [0, 1]."""
+    return Image.fromarray((image.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))

@@ -1,6 +1,9 @@
 """The errors that a person can mend. Commands print the message alone, without a traceback."""
 
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class UserError(ValueError):
@@ -15,7 +18,7 @@ class NonFiniteError(FloatingPointError):
         canvas: latents of the last good state, same shape as the canvas of the edit.
     """
 
-    def __init__(self, step: int, num_steps: int, canvas: Tensor) -> None:
+    def __init__(self, step: int, num_steps: int, canvas: "Tensor") -> None:
         super().__init__(
             f"step {step} (of 0..{num_steps - 1}) gave NaN or infinity; the state before it is kept. "
             "Lower the learning rate or the guidance scale, or run the model in float32."

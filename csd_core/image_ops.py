@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the brightness (ITU-R BT.601)."""
+
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Image (3, H, W) or (n, 3, H, W) in [0, 1] to size (height, width), bicubic, antialiased, in [0, 1]."""

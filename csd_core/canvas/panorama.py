@@ -7,7 +7,6 @@ canvas   latents (1, C, h, w) of the framed image; windows of it are the particl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import Literal
 
@@ -15,21 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csd_core.baselines import METHODS, SamplingConfig, num_calls
 from csd_core.canvas.regions import Region, share_out
 from csd_core.canvas.windows import Windows
-from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.denoisers.runtime.tiles import WRAP, wrapped
-from csd_core.engine.config import EditConfig
-from csd_core.engine.prepared import PreparedEdit
-from csd_core.engine.progress import ProgressBar
+from csd_core.denoisers.base import Conditioning, Denoiser
+from csd_core.denoisers.runtime.vae import WRAP, around_the_ends
+from csd_core.engine.config import MethodConfig
+from csd_core.engine.prepared import PreparedEdit, with_steps
 from csd_core.errors import expect
-from csd_core.evaluation.metrics.pixels import LUMA
-from csd_core.image_ops import blend, resize
-from csd_core.presets import Preset, panorama_preset, scheduled
+from csd_core.image_ops import LUMA, blend, resize
+from csd_core.presets import Preset
 
 Borders = Literal["margin", "lift", "none"]
-Method = Literal["csd", "ip2p-resize", "ip2p-patch", "ip2p-overlap"]
 
 BEYOND_MASK = 2
 """Latent pixels around a mask that are edited too: what is decoded inside it shall see edited neighbours."""
@@ -99,8 +94,8 @@ class Panorama(PreparedEdit):
         image: (1, 3, H, W) in [0, 1].
         prompt: the instruction for the image, or for what no region covers; None with regions: only these
             change.
-        edit: settings; its num_steps and lr_decay_every are replaced, see scheduled.
-        preset: says how many steps are enough where num_steps is None.
+        method: settings of the method.
+        preset: what suits the model, for the settings that are None. Default: the model's.
         num_steps: optimisation steps.
         stride: latent pixels from window to window. Default: the preset's.
         regions: instructions for parts of the image (appendix C.1).
@@ -115,12 +110,12 @@ class Panorama(PreparedEdit):
 
     def __init__(
         self,
-        denoiser: InstructPix2Pix,
+        denoiser: Denoiser,
         image: Tensor,
         prompt: str | None,
-        edit: EditConfig,
-        preset: Preset,
+        method: MethodConfig,
         *,
+        preset: Preset | None = None,
         num_steps: int | None = None,
         stride: int | None = None,
         regions: Sequence[Region] = (),
@@ -130,14 +125,15 @@ class Panorama(PreparedEdit):
     ) -> None:
         super().__init__(denoiser)
         self._image, self._wrap = image, wrap
+        preset = preset or denoiser.presets["panorama"]
         window = denoiser.native_size // denoiser.downscale
         stride = preset.stride if stride is None else stride
         expect(1 <= stride <= window, "stride", f"1 to {window} latent pixels, the side of a window", stride)
-        edit.check()
+        method.check()
         size = (image.shape[-2], image.shape[-1])
         margin = (window - stride) * denoiser.downscale if borders == "margin" else 0
         self.frame = Frame.around(size, denoiser.native_size, denoiser.downscale, margin, wrap)
-        areas = self._areas(prompt, regions, edit, size)
+        areas = self._areas(prompt, regions, method, size)
         self.mask = changing(mask, None if prompt else regions, size)
         height, width = (side // denoiser.downscale for side in self.frame.canvas_size)
         self.windows = Windows(
@@ -145,7 +141,7 @@ class Panorama(PreparedEdit):
             width,
             window,
             stride,
-            batch_size=edit.batch_size,
+            batch_size=method.batch_size,
             wrap=wrap,
             origin=brightest_column(image, width) if wrap else 0,
             moves=None if self.mask is None else self._moves(self.mask, BEYOND_MASK),
@@ -155,8 +151,8 @@ class Panorama(PreparedEdit):
         )
         framed = [(text, self.frame.enter(area), guidance) for text, area, guidance in areas]
         self.prompts = share_out(framed, self.windows, denoiser.downscale, fade=window // 4 | 1)
-        self.edit = scheduled(edit, self.windows, preset, num_steps)
-        self.edit.check()
+        rounds = self.windows.steps_per_round, self.windows.updates_per_round
+        self.edit = with_steps(method, preset, num_steps, *rounds)
 
     @property
     def layout(self) -> Windows:
@@ -169,17 +165,29 @@ class Panorama(PreparedEdit):
         return self.windows.window, self.windows.window
 
     @cached_property
-    def latents(self) -> tuple[Tensor, Tensor]:
-        """Source latents and image condition, each (1, C, h, w). Computed once."""
-        condition = self._encode_condition(self.frame.enter(self._image))
-        return self._denoiser.latents_of(condition), condition
+    def latents(self) -> tuple[Tensor, Conditioning]:
+        """See PreparedEdit: one row each."""
+        images, width = self.frame.enter(self._image), self.frame.canvas_size[1]
+        ends = min(WRAP * self._denoiser.downscale, width) if self._wrap else 0
+        wide = around_the_ends(images, ends)
+        latents = self._denoiser.encode(wide)
+        condition = self._denoiser.encode_condition(wide.to(latents.device), latents)
+
+        def without_ends(x: Tensor) -> Tensor:
+            """Maps are cut; what belongs to the whole image stays."""
+            if x.ndim != 4 or not ends:
+                return x
+            share = x.shape[-1] / wide.shape[-1]
+            return x[..., round(ends * share) : round((ends + width) * share)]
+
+        return without_ends(latents), condition.map(without_ends)
 
     def decode(self, canvas: Tensor) -> Tensor:
         """A canvas as image (1, 3, H, W) in [0, 1], nothing masked."""
-        decode = self._denoiser.decode
-        if not self._wrap:
-            return self.frame.leave(decode(canvas))
-        return self.frame.leave(wrapped(decode, canvas, pad=WRAP, scale=self._denoiser.downscale))
+        ends = min(WRAP, canvas.shape[-1]) if self._wrap else 0
+        decoded = self._denoiser.decode(around_the_ends(canvas, ends))
+        left, width = ends * self._denoiser.downscale, canvas.shape[-1] * self._denoiser.downscale
+        return self.frame.leave(decoded[..., left : left + width])
 
     def finish(self, canvas: Tensor) -> Tensor:
         """A canvas as image (1, 3, H, W) in [0, 1] on the CPU; where the mask is 0, exactly the source."""
@@ -187,30 +195,30 @@ class Panorama(PreparedEdit):
 
     def decode_one_tile(self) -> Tensor:
         """Decode as much as is decoded at a time, for the sake of its memory."""
-        side = min(self._denoiser.tile_above, *self.frame.canvas_size) // self._denoiser.downscale
+        side = min(self._denoiser.largest_decode, *self.frame.canvas_size) // self._denoiser.downscale
         zeros = torch.zeros(1, self._denoiser.latent_channels, side, side, device=self._denoiser.device)
         return self._denoiser.decode(zeros)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what grows with the canvas: images (source, framed, decoded, blended), latents (four)."""
+        """Bytes of images (source, framed, decoded, blended) and latents (source, canvas, result)."""
         height, width = self.frame.canvas_size
-        images, latents = 4 * 3, 4 * self._denoiser.latent_channels / self._denoiser.downscale**2
+        images, latents = 4 * 3, 3 * self._denoiser.latent_channels / self._denoiser.downscale**2
         return int(4 * height * width * (images + latents))
 
     def _areas(
-        self, prompt: str | None, regions: Sequence[Region], edit: EditConfig, size: tuple[int, int]
+        self, prompt: str | None, regions: Sequence[Region], method: MethodConfig, size: tuple[int, int]
     ) -> list[tuple[str, Tensor, float]]:
         """Prompt, area (1, 1, H, W), guidance over that of the edit; the prompt has what no region covers."""
         for region in regions:
             region.check(size)
-            own = region.guidance_scale is None or edit.guidance_scale != 0
+            own = region.guidance_scale is None or method.guidance_scale != 0
             expect(own, "guidance_scale", "another than 0, where regions have their own", 0)
         areas = [
             (
                 region.prompt,
                 region.area[None, None],
-                1.0 if region.guidance_scale is None else region.guidance_scale / edit.guidance_scale,
+                1.0 if region.guidance_scale is None else region.guidance_scale / method.guidance_scale,
             )
             for region in regions
         ]
@@ -228,52 +236,6 @@ class Panorama(PreparedEdit):
         around = F.pad(framed, (beyond, beyond, 0, 0), mode="circular" if self._wrap else "constant")
         grown = F.max_pool2d(F.pad(around, (0, 0, beyond, beyond)), 2 * beyond + 1, stride=1)
         return (grown[0, 0] > 0).float()
-
-    def _encode_condition(self, images: Tensor) -> Tensor:
-        encode, factor = self._denoiser.encode_condition, self._denoiser.downscale
-        if not self._wrap:
-            return encode(images)
-        return wrapped(encode, images, pad=WRAP * factor, scale=Fraction(1, factor))
-
-
-def sample_panorama(
-    method: Method,
-    denoiser: InstructPix2Pix,
-    image: Tensor,
-    prompt: str,
-    config: SamplingConfig,
-    *,
-    stride: int | None = None,
-    progress: bool = True,
-) -> Tensor:
-    """Edit by one of the usual ways (baselines.py), for comparison.
-
-    Args:
-        method: not csd.
-        denoiser: the model.
-        image: (1, 3, H, W) in [0, 1]; enlarged for the edit where smaller than a window.
-        prompt: the instruction.
-        config: settings of the sampling.
-        stride: ip2p-overlap: latent pixels from window to window. Default: what suits the model.
-        progress: show a progress bar.
-
-    Returns:
-        (1, 3, H, W) in [0, 1].
-    """
-    size = (image.shape[-2], image.shape[-1])
-    frame = Frame.around(size, denoiser.native_size, denoiser.downscale, 0, False)
-    stride = panorama_preset(denoiser).stride if stride is None else stride
-    special = {"stride": stride} if method == "ip2p-overlap" else {}
-    with ProgressBar(num_calls(denoiser, config), None, progress) as report:
-        edited = METHODS[method](
-            denoiser,
-            frame.enter(image),
-            prompt,
-            config,
-            callback=lambda step: report(step, image) and None,
-            **special,
-        )
-    return frame.leave(edited)
 
 
 def changing(mask: Tensor | None, regions: Sequence[Region] | None, size: tuple[int, int]) -> Tensor | None:

@@ -136,17 +136,19 @@ class Windows:
         """In how many of the steps a pixel in the middle is expected to move."""
         return num_steps * self.updates_per_round / self.steps_per_round
 
-    def steps_for(self, updates: float) -> int:
-        """Steps in which a pixel in the middle is expected to move that often."""
-        return math.ceil(updates * self.steps_per_round / self.updates_per_round - 1e-6)
-
     def gather(self, canvas: Tensor, particles: Sequence[int]) -> Tensor:
-        """See Layout."""
+        """See Layout: windows of maps; what belongs to the whole image, for each of them."""
+        if canvas.ndim != 4:
+            return canvas.expand(len(particles), *canvas.shape[1:])
         return torch.cat([self.view(canvas, particle) for particle in particles])
 
     def view(self, canvas: Tensor, particle: int) -> Tensor:
-        """Window number `particle` of a canvas (..., height, width)."""
-        pieces = [canvas[..., *here] for here, _ in self._pieces(self.corners[particle])]
+        """Window number `particle` of a canvas (..., height k, width k) with k pixels per latent pixel."""
+        k = canvas.shape[-1] // self.width
+        pieces = [
+            canvas[..., rows.start * k : rows.stop * k, columns.start * k : columns.stop * k]
+            for (rows, columns), _ in self._pieces(self.corners[particle])
+        ]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
     def descend(self, canvas: Tensor, steps: Tensor, particles: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple, Union
 
 import tyro
 
-from csd_core.cli.options import selection
+from csd_core.choices import selection
 from csd_core.command import run_command
 from csd_core.errors import expect
 from csd_core.evaluation import Again, Captions, PanoramaPair, Tools, measure_panoramas, measure_video, seams

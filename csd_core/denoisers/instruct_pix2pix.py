@@ -5,46 +5,91 @@ latents (here the mode of the posterior for both), zeros for "no image" and the 
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from csd_core.denoisers.runtime.batching import in_chunks
-from csd_core.denoisers.runtime.compiling import check_compiler, compile_network
+from csd_core.denoisers.base import (
+    Branch,
+    Conditioning,
+    Denoiser,
+    Evaluations,
+    Guidance,
+    PromptWeights,
+    SamplingConfig,
+)
+from csd_core.denoisers.runtime.compiling import compile_network
+from csd_core.denoisers.runtime.device import resolve_device
+from csd_core.denoisers.runtime.loading import WAY_OUT, load_network, load_scheduler, read_config
 from csd_core.denoisers.runtime.offloading import Offloaded
-from csd_core.denoisers.runtime.precision import default_dtype
-from csd_core.denoisers.runtime.tiles import in_tiles
-from csd_core.method.schedule import NoiseSchedule
-from csd_core.mini_editor.language import unknown_prompt_message
+from csd_core.denoisers.runtime.vae import Autoencoder
+from csd_core.errors import UserError
+from csd_core.method.guidance import instruct_pix2pix_weights, total_weight
+from csd_core.method.schedule import VariancePreserving
+from csd_core.presets import INSTRUCT_PIX2PIX, Presets
 
 if TYPE_CHECKING:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
         StableDiffusionInstructPix2PixPipeline,
     )
+
+COMPONENTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "tokenizer": None,
+    "scheduler": None,
+}
+"""See runtime/loading.py."""
+
+
+def check_configs(folder: Path, name: str) -> None:
+    """See families.Family."""
+    configs = {component: read_config(folder, component, name) for component in COMPONENTS}
+    latents = configs["vae"].get("latent_channels", 4)
+    channels = configs["unet"].get("in_channels", 4)
+    if channels != 2 * latents:
+        raise UserError(
+            f"model {name!r}: expected an InstructPix2Pix model, whose UNet takes {2 * latents} channels "
+            f"(noisy latents and image), got one that takes {channels}; choose another, or {WAY_OUT}"
+        )
+    kind = configs["scheduler"].get("prediction_type", "epsilon")
+    if kind not in ("epsilon", "v_prediction"):
+        raise UserError(f"model {name!r}: expected prediction_type epsilon or v_prediction, got {kind!r}")
+
+
+def load(
+    folder: Path, *, dtype: torch.dtype, device: torch.device, variant: str | None = None, **how: Any
+) -> "InstructPix2Pix":
+    """See families.Family.
+
+    Raises:
+        UserError: a weight file is damaged or does not belong to its config.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
+    vae_class = read_config(folder, "vae", str(folder)).get("_class_name")
+    vae = AutoencoderTiny if vae_class == "AutoencoderTiny" else AutoencoderKL
+    return InstructPix2Pix(
+        unet=load_network(UNet2DConditionModel, folder, "unet", variant, torch_dtype=dtype),
+        vae=load_network(vae, folder, "vae", variant, torch_dtype=torch.float32),
+        text_encoder=load_network(CLIPTextModel, folder, "text_encoder", variant, dtype=dtype),
+        tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True),
+        scheduler=load_scheduler(folder),
+        device=device,
+        **how,
+    )
 
 
-@dataclass
-class Evaluations:
-    """How often the network was evaluated."""
-
-    count: int = 0
-    """One for each row of a batch."""
-
-
-class InstructPix2Pix:
-    """InstructPix2Pix behind base.Denoiser. Not an nn.Module, so that no checkpoint ever holds it.
+class InstructPix2Pix(Denoiser):
+    """InstructPix2Pix behind the contract.
 
     Args:
         unet: 2 C input channels; its dtype is the dtype of the predictions.
@@ -53,187 +98,191 @@ class InstructPix2Pix:
         text_encoder: CLIP.
         tokenizer: the one that belongs to it.
         scheduler: any diffusers scheduler with alphas_cumprod; predicts epsilon or v.
-        language: instruction -> wordings, of a model that knows no others; a foreign prompt gets a warning.
-        compile: compile the UNet (torch.compile), anew for every shape that it meets.
-        offload: keep the networks in the memory of the host, but for the one at work.
-        device: where the networks compute. Default: where the UNet is.
+        compile: compile the UNet (torch.compile), again for every shape that it meets.
+        offload: keep the networks in the memory of the host, except the one at work.
+        device: where the networks compute; they are moved there. Default: where the UNet is.
+        presets: settings that suit the model.
+        prompt_note: what users should know of a prompt; of a model that was taught few wordings.
 
     Attributes:
-        compiled: whether the UNet is compiled: a batch of another size costs time.
-        tile_above: an image with a longer side, in pixels, passes the VAE in tiles.
-        tile_size: side of a tile, in pixels.
-        tile_overlap: how many pixels two tiles share at least.
+        vae: the autoencoder, with its tiles.
+        dtype: precision of the UNet.
     """
+
+    family = "InstructPix2Pix"
+    schedule: VariancePreserving
 
     def __init__(
         self,
-        unet: "UNet2DConditionModel",
-        vae: "AutoencoderKL | AutoencoderTiny",
-        text_encoder: "CLIPTextModel",
-        tokenizer: "CLIPTokenizer",
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
         scheduler: Any,
-        language: Mapping[str, Sequence[str]] | None = None,
         *,
         compile: bool = False,
         offload: bool = False,
         device: torch.device | None = None,
+        presets: Presets = INSTRUCT_PIX2PIX,
+        prompt_note: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         # diffusers' own properties walk all parameters at every call; and what is offloaded is elsewhere
-        self._device, self._dtype = device or unet.device, unet.dtype
-        self._unet: Any = unet.eval().requires_grad_(False)
-        self._vae: Any = vae.eval().requires_grad_(False).float()
-        self._text_encoder: Any = text_encoder.eval().requires_grad_(False)
-        self._tokenizer = tokenizer
-        self._scheduler = scheduler
+        self.device, self.dtype = device or unet.device, unet.dtype
+        self.presets, self._prompt_note = presets, prompt_note
+        self.downscale = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.native_size: int = unet.config["sample_size"] * self.downscale
+        self.vae = Autoencoder(vae, self.native_size)
+        self.latent_channels = self.vae.latent_channels
+        self._unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._text_encoder = text_encoder.eval().requires_grad_(False)
+        self._tokenizer, self._scheduler = tokenizer, scheduler
         self._predicts_velocity = scheduler.config.prediction_type == "v_prediction"
-        self.language = language
         self._embedded: dict[str, Tensor] = {}
         # alphas_cumprod as the scheduler ended up with it: betas may have been rescaled to zero terminal SNR
-        self.schedule = NoiseSchedule(scheduler.alphas_cumprod).to(self._device)
-        self.downscale: int = 2 ** (len(vae.config["block_out_channels"]) - 1)
-        self.native_size: int = unet.config["sample_size"] * self.downscale
-        self.latent_channels: int = vae.config["latent_channels"]
-        self.tile_above: int = 2 * self.native_size
-        # Stable Diffusion: 768, about 6 GB to decode. The guards are 4 latent pixels of the mini editor (8 of
-        # Stable Diffusion): what its decoder sees beyond them moves a pixel by less than 0.01 / 255
-        self.tile_size: int = 3 * self.native_size // 2
-        self.tile_overlap: int = self.native_size // 2
-        self._tiny_vae = type(vae).__name__ == "AutoencoderTiny"  # by name: diffusers is imported when needed
-        self._vae.use_tiling = False  # diffusers' own
-        for network in (self._unet, self._vae):
-            network.to(memory_format=torch.channels_last)  # as their convolutions compute
+        self.schedule = VariancePreserving(scheduler.alphas_cumprod).to(self.device)
         self.compiled = compile
         if compile:
-            compile_network(self._unet, self._device)
-        self._offloaded = (
-            Offloaded(self._text_encoder, self._vae, self._unet, self._device) if offload else None
-        )
+            compile_network(self._unet, self.device)
+        self._offloaded: Offloaded | None = None
+        if offload:
+            self._offloaded = Offloaded(*self._networks, self.device)
+        else:
+            for network in self._networks:
+                network.to(self.device)
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        id_or_path: str = DEFAULT_MODEL,
-        *,
-        torch_dtype: torch.dtype | Literal["auto"] = torch.float32,
-        device: str | torch.device | None = "cpu",
-        compile: bool = False,
-        offload: bool = False,
-        variant: str | None = None,
-        revision: str | None = None,
-        cache_dir: str | None = None,
-        local_files_only: bool = False,
-    ) -> "InstructPix2Pix":
-        """Load a model. Reads safetensors only and runs no code from the model's repository.
+    @property
+    def _networks(self) -> tuple[Any, Any, Any]:
+        return self._text_encoder, self.vae.network, self._unet
 
-        Args:
-            id_or_path: a hub id, a local diffusers folder, or "mini" for the small editor in this package.
-            torch_dtype: of UNet and text encoder; "auto": what suits the device, see precision.default_dtype.
-                The VAE stays in float32.
-            device: None takes CUDA where there is one.
-            compile: compile the UNet: the first evaluation of a shape takes minutes, all others are faster.
-            offload: keep the networks in the memory of the host, but for the one at work: for small devices.
-            variant: "fp16" reads the half-precision files of a repository.
-            revision: branch, tag or commit of a hub id.
-            cache_dir: where downloads are kept.
-            local_files_only: never touch the network.
+    @property
+    def largest_decode(self) -> int:
+        """See Denoiser."""
+        return self.vae.tile_above
 
-        Raises:
-            UserError: the model is unknown, out of reach or of another kind; CUDA is absent; nothing can be
-                compiled here.
-        """
-        from csd_core.denoisers.loading import load_components, locate, resolve_device
-
-        target = resolve_device(device)
-        dtype = default_dtype(target) if torch_dtype == "auto" else torch_dtype
-        if compile:
-            check_compiler(target)
-        folder = locate(
-            id_or_path,
-            variant=variant,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
-        first = torch.device("cpu") if offload else target
-        components = load_components(folder, torch_dtype=dtype, device=first, variant=variant)
-        return cls(**components, compile=compile, offload=offload, device=target)
-
-    def to(self, device: str | torch.device) -> "InstructPix2Pix":
-        """Move everything to a device, in place.
-
-        Raises:
-            UserError: the device is unknown or absent.
-        """
-        from csd_core.denoisers.loading import resolve_device
-
-        target = self._device = resolve_device(device)
-        networks = self._text_encoder, self._vae, self._unet
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "InstructPix2Pix":
+        """See Denoiser; the VAE stays in float32."""
+        target = self.device = resolve_device(device)
         if self._offloaded is not None:
             self._offloaded.remove()
-            self._offloaded = Offloaded(*networks, target)
+        if dtype is not None:
+            self.dtype = dtype
+            self._unet.to(dtype)
+            self._text_encoder.to(dtype)
+        if self._offloaded is not None:
+            self._offloaded = Offloaded(*self._networks, target)
         else:
-            for network in networks:
+            for network in self._networks:
                 network.to(target)
         self.schedule = self.schedule.to(target)
         self._embedded.clear()
         return self
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self._device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the UNet."""
-        return self._dtype
-
-    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Images (n, 3, H, W) in [0, 1] -> scaled latents (n, C, H / downscale, W / downscale), float32."""
-        return self.latents_of(self.encode_condition(images))
+        """See Denoiser: the mode of the posterior, scaled."""
+        return self.vae.encode(images.to(self.device, torch.float32)) * self.vae.scaling_factor
 
-    @torch.no_grad()
-    def encode_condition(self, images: Tensor) -> Tensor:
-        """Images (n, 3, H, W) in [0, 1] -> unscaled latents, as the model was trained."""
-        centred = images.to(self.device, torch.float32) * 2 - 1
-        return self._in_tiles(self._encode, self._vae.encoder, centred, 1, Fraction(1, self.downscale))
-
-    def latents_of(self, condition: Tensor) -> Tensor:
-        """Unscaled latents -> scaled ones, as from encode."""
-        return condition * self._vae.config["scaling_factor"]
-
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (n, C, h, w) -> images (n, 3, H, W) in [0, 1], float32."""
-        unscaled = latents.to(self.device, torch.float32) / self._vae.config["scaling_factor"]
-        decoded = self._in_tiles(self._decode, self._vae.decoder, unscaled, self.downscale, self.downscale)
-        return (decoded / 2 + 0.5).clamp(0, 1)
+        """See Denoiser."""
+        return self.vae.decode(latents.to(self.device, torch.float32) / self.vae.scaling_factor)
+
+    def encode_condition(self, images: Tensor, latents: Tensor) -> Conditioning:
+        """See Denoiser: `image`, the unscaled latents."""
+        return Conditioning(len(latents), image=latents / self.vae.scaling_factor)
+
+    def guided(self, prompts: PromptWeights, num_particles: int, guidance: Guidance) -> list[Branch]:
+        """See Denoiser: Eq. 3. Nothing, the image, and the image with each of the prompts."""
+        s_t, s_i = guidance.guidance_scale, guidance.image_guidance_scale
+        shares = [[of[p] for of in prompts.values()] for p in range(num_particles)]
+        weights = [instruct_pix2pix_weights(s_t * total_weight(of), s_i) for of in shares]
+        return [
+            Branch(False, guidance.negative_prompt, tuple(weight.unconditional for weight in weights)),
+            Branch(True, guidance.negative_prompt, tuple(weight.image for weight in weights)),
+            *(Branch(True, text, tuple(s_t * share for share in of)) for text, of in prompts.items()),
+        ]
+
+    def conditioning(self, branch: Branch, condition: Conditioning) -> Conditioning:
+        """See Denoiser: `image`, zeros for none, and `text` (n, tokens, dim)."""
+        image = condition.tensors["image"]
+        if not branch.image:
+            image = image.new_zeros(()).expand_as(image)
+        return Conditioning(
+            len(condition), image=image, text=self._embed(branch.text).expand(len(image), -1, -1)
+        )
 
     @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Instructions -> (n, tokens, dim), in the dtype of the UNet. Each prompt is computed once.
-
-        Warns when a prompt is longer than the text encoder reads, or outside the language of a small model.
-        """
-        for prompt in prompts:
-            if prompt not in self._embedded:
-                self._embedded[prompt] = self._embed(prompt).to(self._dtype)
-        return torch.cat([self._embedded[prompt] for prompt in prompts])
-
-    @torch.no_grad()
-    def predict_noise(self, x_t: Tensor, t: Tensor, text: Tensor, image: Tensor) -> Tensor:
-        """The noise in x_t, (n, C, h, w) float32. One UNet evaluation; arguments as in base.Denoiser."""
-        sample = torch.cat([x_t, image], dim=1).to(self._dtype, memory_format=torch.channels_last)
-        # contiguous: one t or one text for all rows would be another layout, which is compiled anew
+    def predict_noise(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """See Denoiser: one UNet evaluation."""
+        image, text = conditioning.tensors["image"], conditioning.tensors["text"]
+        sample = torch.cat([x_t, image], dim=1).to(self.dtype, memory_format=torch.channels_last)
+        # contiguous: one t or one text for all rows would be another layout, which is compiled again
         (predicted,) = self._unet(
             sample,
             t.contiguous(),
-            encoder_hidden_states=text.to(self._dtype).contiguous(),
+            encoder_hidden_states=text.to(self.dtype).contiguous(),
             return_dict=False,
         )
         predicted = predicted.float().contiguous()
         return self.schedule.noise_from_velocity(predicted, x_t, t) if self._predicts_velocity else predicted
+
+    def prompt_note(self, prompt: str) -> str | None:
+        """See Denoiser."""
+        return self._prompt_note(prompt)
+
+    @contextmanager
+    def count_evaluations(self) -> Iterator[Evaluations]:
+        """See Denoiser; those of `sample`, too."""
+        counted = Evaluations()
+
+        def count(_: Any, args: tuple[Any, ...], _result: Any) -> None:  # after: what fails is no evaluation
+            counted.count += len(args[0])
+
+        hook = self._unet.register_forward_hook(count)
+        try:
+            yield counted
+        finally:
+            hook.remove()
+
+    # ---- the baselines
+
+    def sample(
+        self,
+        images: Conditioning,
+        prompt: str,
+        config: SamplingConfig,
+        generators: Sequence[torch.Generator],
+        *,
+        corners: Sequence[tuple[int, int]] | None = None,
+        start: tuple[Tensor, float] | None = None,
+        callback: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """See Denoiser: diffusers' StableDiffusionInstructPix2PixPipeline."""
+        from csd_core.denoisers.instruct_pix2pix_sampling import Model, sample
+
+        texts = [self._embed(text).expand(len(images), -1, -1) for text in (prompt, config.negative_prompt)]
+        model = Model(self.pipeline().components, self.device, self.dtype, self.compiled)
+        return sample(
+            model,
+            images.tensors["image"],
+            (texts[0], texts[1]),
+            config,
+            generators,
+            corners=corners,
+            start=start,
+            callback=callback,
+        )
+
+    def num_sampling_calls(self, config: SamplingConfig) -> int:
+        """See Denoiser."""
+        config.check()
+        trained = self.schedule.num_timesteps
+        if config.num_inference_steps >= trained:
+            raise UserError(
+                f"num_inference_steps: expected fewer than the model's {trained} timesteps, "
+                f"got {config.num_inference_steps}"
+            )
+        scheduler: Any = self.pipeline().scheduler
+        scheduler.set_timesteps(config.num_inference_steps)
+        return len(scheduler.timesteps)
 
     def pipeline(self) -> "StableDiffusionInstructPix2PixPipeline":
         """Diffusers' own pipeline over the same networks, with a scheduler of its own and no progress bar."""
@@ -242,7 +291,7 @@ class InstructPix2Pix:
         )
 
         parts: dict[str, Any] = {
-            "vae": self._vae,
+            "vae": self.vae.network,
             "unet": self._unet,
             "text_encoder": self._text_encoder,
             "tokenizer": self._tokenizer,
@@ -255,28 +304,25 @@ class InstructPix2Pix:
         made.set_progress_bar_config(disable=True)
         return made
 
-    @contextmanager
-    def count_evaluations(self) -> Iterator["Evaluations"]:
-        """Counts the evaluations of the UNet inside the block, whoever asks for them."""
-        counted = Evaluations()
-
-        def count(_: Any, args: tuple[Any, ...], _result: Any) -> None:  # after: what fails is no evaluation
-            counted.count += len(args[0])
-
-        hook = self._unet.register_forward_hook(count)
-        try:
-            yield counted
-        finally:
-            hook.remove()
+    # ---- text
 
     def _embed(self, prompt: str) -> Tensor:
-        tokenizer: Any = self._tokenizer
-        length = tokenizer.model_max_length
-        if len(tokenizer.tokenize(prompt)) + 2 > length:  # 2: start and end of the text
+        """An instruction as (1, tokens, dim), in the dtype of the UNet. Each prompt is computed once.
+
+        Warns when a prompt is longer than the text encoder reads, or outside the language of a small model.
+        """
+        if prompt not in self._embedded:
+            self._embedded[prompt] = self._encode_text(prompt).to(self.dtype)
+        return self._embedded[prompt]
+
+    @torch.no_grad()
+    def _encode_text(self, prompt: str) -> Tensor:
+        length = self._tokenizer.model_max_length
+        if len(self._tokenizer.tokenize(prompt)) + 2 > length:  # 2: start and end of the text
             warnings.warn(f"the prompt is cut after {length - 2} tokens: {prompt!r}", stacklevel=4)
-        if self.language and (message := unknown_prompt_message(prompt, self.language)):
-            warnings.warn(message, stacklevel=4)
-        tokens = tokenizer(
+        if note := self.prompt_note(prompt):
+            warnings.warn(note, stacklevel=4)
+        tokens = self._tokenizer(
             prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
         tokens = tokens.to(self.device)
@@ -286,25 +332,3 @@ class InstructPix2Pix:
         if self._offloaded is not None:
             self._offloaded.text_encoder_done()
         return output[0]
-
-    def _encode(self, centred: Tensor) -> Tensor:
-        encoded: Any = self._vae.encode(centred.contiguous(memory_format=torch.channels_last))
-        return (encoded.latents if self._tiny_vae else encoded.latent_dist.mode()).contiguous()
-
-    def _decode(self, unscaled: Tensor) -> Tensor:
-        return self._vae.decode(unscaled.contiguous(memory_format=torch.channels_last)).sample.contiguous()
-
-    def _in_tiles(
-        self,
-        function: Callable[[Tensor], Tensor],
-        network: Any,
-        x: Tensor,
-        pixel: int,
-        scale: Fraction | int,
-    ) -> Tensor:
-        """function(x), of large images one tile of one image at a time. pixel: pixels in a column of x."""
-        if max(x.shape[-2:]) * pixel <= self.tile_above:
-            return function(x)
-        tile, overlap = self.tile_size // pixel, self.tile_overlap // pixel
-        tiled = partial(in_tiles, function, tile=tile, overlap=overlap, scale=scale, network=network)
-        return in_chunks(tiled, 1, x)

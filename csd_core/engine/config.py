@@ -1,69 +1,76 @@
 """The settings of an edit."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
 
-from csd_core.denoisers.runtime.batching import MaxBatch, check_max_batch
+from csd_core.denoisers.base import ChunkSize, Guidance, check_chunk_size
 from csd_core.errors import expect
 from csd_core.method.svgd import KernelConfig
+from csd_core.presets import Preset
+
+NUM_DECAYS = 10
+"""Decays of the learning rate in a whole edit, as in 200 steps with one every 20 (appendix B)."""
 
 
 @dataclass
-class EditConfig:
-    """Settings of an edit, the same for every command."""
+class MethodConfig:
+    """Settings of the method, the same for every kind of input."""
 
     guidance_scale: float = 7.5
     """Text guidance (omega_y): how strongly the instruction is followed. 3 to 15."""
     image_guidance_scale: float = 1.5
     """Image guidance (omega_s): how closely the source is kept. 1.5 to 5."""
-    num_steps: int = 200
-    """Optimisation steps."""
     learning_rate: float = 2.0
     """Step size at the start. 2 for panoramas, 0.25 to 2 for videos; high values undo agreement."""
     lr_decay: float = 0.9
-    """Factor on the learning rate every lr_decay_every steps."""
-    lr_decay_every: int = 20
-    """Steps between two decays."""
+    """Factor on the learning rate at each of its decays."""
     batch_size: int = 16
     """Particles that exchange gradients in one step (B)."""
     t_range: tuple[float, float] = (0.2, 0.5)
-    """Timesteps are drawn from this part of the schedule; 0 is clean, 1 is pure noise."""
+    """Timesteps are sampled from this part of Stable Diffusion's schedule; 0 is clean, 1 is pure noise. Other
+    schedules take the timesteps of the same signal-to-noise ratio."""
     baseline: Literal["image", "noise", "prompt"] = "image"
     """What is subtracted from the prediction: image (Eq. 9), noise (Eq. 8), prompt (DDS, appendix A)."""
     source_prompt: str = ""
     """What the source shows; for baseline prompt."""
     mixing: bool = True
-    """Whether particles exchange gradients. Off: each is edited by itself ("without SVGD")."""
+    """Whether particles exchange gradients. Off: each is edited independently ("without SVGD")."""
     bandwidth_factor: float = 1.0
-    """Widens the kernel. 3 makes particles agree more, at the price of what is particular to each."""
+    """Factor on the kernel's bandwidth. 3 makes particles agree more, and removes details of single ones."""
     repulsion: float = 1.0
-    """Weight of the force that keeps particles apart."""
+    """Weight of the kernel's gradient, which keeps particles apart."""
     shared_noise: bool = False
-    """All particles of a step share one draw of noise. They agree more."""
+    """All particles of a step share one noise. They agree more."""
     noise_pool: int = 8
-    """Draw timestep and noise from M pairs fixed at the start, so that the source is evaluated once for each:
-    3 + 2 M / updates evaluations of a particle in a step, not 5. 0, or fewer than 2 M updates of a particle:
-    drawn anew in every step."""
+    """Number M of (timestep, noise) pairs that are sampled at the start and reused, so that the source's
+    predictions are computed once per pair. 0, or fewer than 2 M updates of a particle: a new pair in every
+    step."""
     negative_prompt: str = ""
     """What the result should not be; takes the place of the empty prompt in target and baseline."""
-    max_batch: MaxBatch = 16
-    """Evaluations of the model at a time; auto: as many as fit. The result stays the same."""
+    chunk_size: ChunkSize = 16
+    """Evaluations of the network at a time; auto: as many as fit. Sets the memory, not the result."""
     seed: int = 0
     """Seed of noise, timesteps and batches."""
+
+    @classmethod
+    def from_preset(cls, preset: Preset, **given: Any) -> Self:
+        """The settings of a preset, with those given that are not None."""
+        named = {field.name for field in fields(cls)}
+        suits = {name: value for name, value in vars(preset).items() if name in named}
+        return cls(**{**suits, **{name: value for name, value in given.items() if value is not None}})
 
     def check(self) -> None:
         """Raise a UserError that names the first setting out of range."""
         low, high = self.t_range
         positive = ("learning_rate", "lr_decay", "bandwidth_factor")
-        for name in ("num_steps", "lr_decay_every", "batch_size"):
-            expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        check_max_batch(self.max_batch)
+        expect(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        check_chunk_size(self.chunk_size)
         for name in (*positive, "guidance_scale", "image_guidance_scale", "repulsion"):
             expect(math.isfinite(getattr(self, name)), name, "a finite number", getattr(self, name))
         for name in positive:
             expect(getattr(self, name) > 0, name, "more than 0", getattr(self, name))
-        expect(self.noise_pool >= 0, "noise_pool", "0 (fresh draws) or more", self.noise_pool)
+        expect(self.noise_pool >= 0, "noise_pool", "0 (a new pair in every step) or more", self.noise_pool)
         expect(0 <= low < high <= 1, "t_range", "0 <= low < high <= 1", self.t_range)
         expect(self.seed >= 0, "seed", "0 or more", self.seed)
         baselines = ("image", "noise", "prompt")
@@ -71,11 +78,38 @@ class EditConfig:
         described = bool(self.source_prompt.strip()) or self.baseline != "prompt"
         expect(described, "source_prompt", "what the source shows, for baseline prompt", "nothing")
 
+    @property
+    def kernel(self) -> KernelConfig | None:
+        """The kernel of these settings; None without mixing."""
+        return KernelConfig(None, self.bandwidth_factor, self.repulsion) if self.mixing else None
+
+    @property
+    def guidance(self) -> Guidance:
+        """How strongly predictions follow text and image."""
+        return Guidance(self.guidance_scale, self.image_guidance_scale, self.negative_prompt)
+
+    def in_steps(self, num_steps: int) -> "EditConfig":
+        """These settings over so many steps, with NUM_DECAYS evenly spread decays."""
+        every = max(1, round(num_steps / NUM_DECAYS))
+        mine = {field.name: getattr(self, field.name) for field in fields(MethodConfig)}
+        return EditConfig(**mine, num_steps=num_steps, lr_decay_every=every)
+
+
+@dataclass
+class EditConfig(MethodConfig):
+    """Settings of an edit whose number of steps is fixed."""
+
+    num_steps: int = 200
+    """Optimisation steps."""
+    lr_decay_every: int = 20
+    """Steps between two decays of the learning rate."""
+
+    def check(self) -> None:
+        """See MethodConfig.check."""
+        for name in ("num_steps", "lr_decay_every"):
+            expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        super().check()
+
     def learning_rate_at(self, step: int) -> float:
         """Step size of a step, counted from 0."""
         return self.learning_rate * self.lr_decay ** (step // self.lr_decay_every)
-
-    @property
-    def kernel(self) -> KernelConfig | None:
-        """The kernel these settings stand for; None without mixing."""
-        return KernelConfig(None, self.bandwidth_factor, self.repulsion) if self.mixing else None

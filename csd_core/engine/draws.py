@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from csd_core.engine.config import EditConfig
-from csd_core.method.schedule import NoiseSchedule, step_generator
+from csd_core.method.schedule import Schedule, step_generator
 
 SHARED_IN_POOL = 0.25
 """Share of the variance of a pool's noise that all particles have in common."""
@@ -60,7 +60,7 @@ class Draws:
         wanted, steps = set(particles), range(first, first + self.steps_per_round)
         return [s for s in ([step] if step in steps else steps) if wanted.intersection(self.particles(s))]
 
-    def timestep(self, schedule: NoiseSchedule, step: int) -> int:
+    def timestep(self, schedule: Schedule, step: int) -> float:
         """The timestep of a step."""
         pair, (low, high) = self.pair(step), self._config.t_range
         if self.pool:

@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from csd_core.denoisers.base import Conditioning
+
 
 class Layout(Protocol):
     """Maps a canvas of latents to particles of equal size, and steps of particles back to the canvas."""
@@ -16,7 +18,11 @@ class Layout(Protocol):
         ...
 
     def gather(self, canvas: Tensor, particles: Sequence[int]) -> Tensor:
-        """The particles (B, C, h, w) of the canvas with these numbers; a copy."""
+        """The particles (B, C, h, w) of the canvas with these numbers; a copy.
+
+        The canvas may also be something beside it: maps with an integer number of pixels per latent pixel, or
+        rows that belong to whole images (see Denoiser.encode_condition).
+        """
         ...
 
     def descend(self, canvas: Tensor, steps: Tensor, particles: Sequence[int]) -> None:
@@ -25,6 +31,11 @@ class Layout(Protocol):
         steps: (B, C, h, w), learning rate times gradient of the particles with these numbers.
         """
         ...
+
+
+def gather_condition(layout: Layout, condition: Conditioning, particles: Sequence[int]) -> Conditioning:
+    """The condition of the particles with these numbers, as Layout.gather."""
+    return condition.map(lambda x: layout.gather(x, particles), len(particles))
 
 
 class Stack:

@@ -1,32 +1,23 @@
-"""The one optimisation loop. Scenes, panoramas and videos differ only in the canvas they hand to it."""
+"""The one optimisation loop. Scenes, panoramas and videos differ only in the canvas that they hand to it."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from csd_core.denoisers.base import Denoiser
-from csd_core.denoisers.runtime.batching import in_chunks
+from csd_core.denoisers.base import Conditioning, Denoiser, PromptWeights
+from csd_core.denoisers.runtime.batching import at_a_time, in_chunks
 from csd_core.engine.config import EditConfig
-from csd_core.engine.draws import Draws, particle_noise, particles_of_step
-from csd_core.engine.layout import Layout, Stack
+from csd_core.engine.layout import Layout, Stack, gather_condition
 from csd_core.engine.progress import Callback, ProgressBar
 from csd_core.engine.ranks import ALONE, Ranks
-from csd_core.engine.source_cache import SourceCache
-from csd_core.engine.step import Noisy, Predictor, PromptWeights, edit_branches, most_evaluations
+from csd_core.engine.step import Step
 from csd_core.errors import NonFiniteError, UserError, expect
 from csd_core.image_ops import pad_to_multiple
-from csd_core.method.csd import csd_edit_gradient, csd_gradient
-
-__all__ = [
-    "EditConfig",
-    "Layout",
-    "Stack",
-    "edit_images",
-    "edit_latents",
-    "particle_noise",
-    "particles_of_step",
-]
 
 Prompt = str | PromptWeights
+SYNCHRONIZE_EVERY = 20
+"""Steps after which ranks take rank 0's canvas: unlike devices round differently."""
 
 
 @torch.no_grad()
@@ -34,7 +25,7 @@ def edit_latents(
     denoiser: Denoiser,
     canvas: Tensor,
     source: Tensor,
-    condition: Tensor,
+    condition: Conditioning,
     prompt: Prompt,
     config: EditConfig,
     layout: Layout | None = None,
@@ -45,22 +36,22 @@ def edit_latents(
 ) -> Tensor:
     """Optimise a canvas of latents until its particles follow the instruction and agree. THE loop.
 
-    A step depends on (canvas, config, step) alone. To resume, hand in canvas and number of steps done.
+    A step depends on (canvas, config, step) alone. To resume, pass the canvas and the number of steps done.
 
     Args:
         denoiser: the model; everything stays on its device.
         canvas: float32 latents to start from, for a Stack (N, C, h, w). Not changed in place.
-        source: scaled latents of the source, same shape.
-        condition: latents of the source as image condition, same shape.
+        source: latents of the source, same shape.
+        condition: of the source, see Denoiser.encode_condition; rows as the canvas.
         prompt: the instruction; or several, each with its share of the text guidance for every particle
-            (adding up to 1, but where a prompt has a guidance of its own: appendix C.1).
+            (they add up to 1, except where a prompt has a guidance of its own: appendix C.1).
         config: settings.
         layout: how particles lie in the canvas. Default: Stack.
         callback: called as callback(step, canvas) after every step, with the canvas at work: clone it to keep
             it. True ends the edit here.
         start_step: steps that are already done.
         ranks: share the evaluations. All of them call this with the same canvas, source and condition, get
-            the same canvas back, and stop when the callback of one of them says so.
+            the same canvas back, and stop when the callback of one of them returns True.
 
     Returns:
         The edited canvas.
@@ -71,51 +62,36 @@ def edit_latents(
     """
     config.check()
     layout = layout or Stack(len(canvas))
-    branches = edit_branches(config, _prompt_weights(prompt, layout.num_particles), layout.num_particles)
-    fullest = most_evaluations(branches, config, layout.num_particles)
-    predictor = Predictor(denoiser, branches, config.max_batch, fullest=fullest, ranks=ranks)
-    draws = Draws(config, layout.num_particles)
-    source, condition = (x.to(denoiser.device, torch.float32) for x in (source, condition))
-    canvas = canvas.to(denoiser.device, torch.float32, copy=True)
-    schedule, add_noise = denoiser.schedule, denoiser.schedule.add_noise
+    device = denoiser.device
+    source, condition = source.to(device, torch.float32), condition.to(device)
+    canvas = canvas.to(device, torch.float32, copy=True)
 
-    def timestep(step: int) -> Tensor:
-        return torch.full((), draws.timestep(schedule, step), device=denoiser.device)
+    def source_of(particles: Sequence[int]) -> tuple[Tensor, Conditioning]:
+        return layout.gather(source, particles), gather_condition(layout, condition, particles)
 
-    def predict_source(step: int) -> Tensor:
-        particles, t = draws.particles(step), timestep(step)
-        x, image = (layout.gather(whole, particles) for whole in (source, condition))
-        noisy: Noisy = {"source": add_noise(x, draws.noise(step, particles, x), t)}
-        return predictor.predict(noisy, image, t, particles)["source"]
-
-    cache = SourceCache(draws, predict_source)
+    prompts = _prompt_weights(prompt, layout.num_particles)
+    method = Step(denoiser, prompts, config, layout.num_particles, source_of, ranks)
     guard = _FiniteGuard(config.num_steps, canvas)
     for step in range(start_step, config.num_steps):
-        # 1. a batch of particles, one timestep, noise
-        particles, t = draws.particles(step), timestep(step)
-        x, image = (layout.gather(whole, particles) for whole in (canvas, condition))
-        noise = draws.noise(step, particles, x)
-        x_t = add_noise(x, noise, t)
-        # 2. noise predictions, the only expensive line: in one batch, unless the source's are read back
-        noisy: Noisy = {"target": x_t}
-        if not draws.pool:
-            noisy["source"] = add_noise(layout.gather(source, particles), noise, t)
-        eps = predictor.predict(noisy, image, t, particles)
-        # 3. one gradient per particle
-        w = schedule.weight(t)
-        if config.baseline == "noise":
-            gradients = csd_gradient(x_t, eps["target"], noise, w, kernel=config.kernel)  # Eq. 8
-        else:
-            baseline = cache.read(step, particles, x_t.device) if draws.pool else eps["source"]
-            gradients = csd_edit_gradient(x_t, eps["target"], baseline, w, kernel=config.kernel)  # Eq. 9
-        # 4. back to the canvas, one step of gradient descent
+        particles = method.draws.particles(step)
+        x = layout.gather(canvas, particles)
+        gradients = method.gradients(step, x)
         steps = guard.accept(step, x, config.learning_rate_at(step) * gradients)
         layout.descend(canvas, steps, particles)
         guard.look(step)
+        if (step + 1) % SYNCHRONIZE_EVERY == 0:
+            ranks.synchronize(canvas)
         if ranks.any(callback is not None and bool(callback(step, canvas))):
             break
     guard.check()
     return canvas
+
+
+def encode(denoiser: Denoiser, images: Tensor, chunk_size: int) -> tuple[Tensor, Conditioning]:
+    """Latents and condition of images (n, 3, H, W) in [0, 1], so many at a time; n rows each."""
+    latents = in_chunks(denoiser.encode, chunk_size, images)
+    parts = zip(images.split(chunk_size), latents.split(chunk_size), strict=True)
+    return latents, Conditioning.cat([denoiser.encode_condition(*part) for part in parts])
 
 
 @torch.no_grad()
@@ -153,17 +129,18 @@ def edit_images(
     if init is not None and init.shape != images.shape:
         raise UserError(f"init: expected the shape of images {tuple(images.shape)}, got {tuple(init.shape)}")
     height, width = images.shape[-2:]
-    padded = pad_to_multiple(images.to(denoiser.device, torch.float32), denoiser.downscale)
-    condition = in_chunks(denoiser.encode_condition, config.max_batch, padded)
-    canvas = source = denoiser.latents_of(condition)
+    chunk_size = at_a_time(config.chunk_size)
+    padded = pad_to_multiple(images.to(denoiser.device, torch.float32), denoiser.multiple)
+    source, condition = encode(denoiser, padded, chunk_size)
+    canvas = source
     if init is not None:
-        start = pad_to_multiple(init.to(denoiser.device, torch.float32), denoiser.downscale)
-        canvas = in_chunks(denoiser.encode, config.max_batch, start)
+        start = pad_to_multiple(init.to(denoiser.device, torch.float32), denoiser.multiple)
+        canvas = in_chunks(denoiser.encode, chunk_size, start)
     with ProgressBar(config.num_steps, callback, progress and ranks.is_main) as report:
         canvas = edit_latents(
             denoiser, canvas, source, condition, prompt, config, callback=report, ranks=ranks
         )
-    return in_chunks(denoiser.decode, config.max_batch, canvas)[..., :height, :width]
+    return in_chunks(denoiser.decode, chunk_size, canvas)[..., :height, :width]
 
 
 class _FiniteGuard:

@@ -1,17 +1,18 @@
 """An edit made ready: latents, instructions, settings and layout; what Panorama and VideoEdit share."""
 
+import math
 from abc import ABC, abstractmethod
 from functools import cached_property
 
 from torch import Tensor
 
-from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.engine.config import EditConfig
+from csd_core.denoisers.base import Conditioning, Denoiser, PromptWeights
+from csd_core.engine.config import EditConfig, MethodConfig
 from csd_core.engine.layout import Layout
 from csd_core.engine.loop import edit_latents
 from csd_core.engine.progress import Callback
 from csd_core.engine.ranks import ALONE, Ranks
-from csd_core.engine.step import PromptWeights
+from csd_core.presets import Preset
 
 
 class PreparedEdit(ABC):
@@ -20,13 +21,12 @@ class PreparedEdit(ABC):
     Attributes:
         prompts: the instruction, or several with their shares.
         edit: settings.
-        layout: how particles lie in the canvas.
     """
 
     prompts: PromptWeights
     edit: EditConfig
 
-    def __init__(self, denoiser: InstructPix2Pix) -> None:
+    def __init__(self, denoiser: Denoiser) -> None:
         self._denoiser = denoiser
 
     @property
@@ -36,8 +36,8 @@ class PreparedEdit(ABC):
 
     @cached_property
     @abstractmethod
-    def latents(self) -> tuple[Tensor, Tensor]:
-        """Source latents and image condition, of the shape of the canvas."""
+    def latents(self) -> tuple[Tensor, Conditioning]:
+        """Latents of the source, of the shape of the canvas, and its condition. Computed once."""
 
     @property
     @abstractmethod
@@ -47,11 +47,11 @@ class PreparedEdit(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of what grows with the size of the input."""
+        """Bytes of what grows with the size of the input, except the condition."""
 
     @abstractmethod
     def decode_one_tile(self) -> Tensor:
-        """Decode as much as is decoded at a time, to see its memory."""
+        """Decode as much as is decoded at a time, to measure its memory."""
 
     @property
     def num_particles(self) -> int:
@@ -66,12 +66,12 @@ class PreparedEdit(ABC):
         callback: Callback | None = None,
         ranks: Ranks = ALONE,
     ) -> Tensor:
-        """The edited canvas; see engine.edit_latents.
+        """The edited canvas; see loop.edit_latents.
 
-        canvas: where to go on. Default: the source.
+        canvas: where to continue. Default: the source.
         ranks: share the evaluations. Only rank 0 needs to have the input.
         """
-        source, condition = ranks.from_main(lambda: self.latents, _on_cpu)
+        source, condition = ranks.broadcast(lambda: self.latents, _on_cpu)
         return edit_latents(
             self._denoiser,
             source if canvas is None else canvas,
@@ -86,6 +86,31 @@ class PreparedEdit(ABC):
         )
 
 
-def _on_cpu(latents: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def with_steps(
+    method: MethodConfig,
+    preset: Preset,
+    num_steps: int | None,
+    steps_per_round: int,
+    updates_per_round: float,
+) -> EditConfig:
+    """The settings with their number of steps.
+
+    By default whole rounds, so many that every pixel is expected to move as often as the preset says.
+
+    Args:
+        method: settings of the method.
+        preset: how often every pixel moves, and the steps at least.
+        num_steps: None: the default.
+        steps_per_round: steps in which every particle is sampled once.
+        updates_per_round: how often a pixel moves in these, in the mean.
+    """
+    needed = math.ceil(preset.updates * steps_per_round / updates_per_round - 1e-6)
+    least = max(preset.least_steps, needed)
+    edit = method.in_steps(num_steps or steps_per_round * math.ceil(least / steps_per_round))
+    edit.check()
+    return edit
+
+
+def _on_cpu(latents: tuple[Tensor, Conditioning]) -> tuple[Tensor, Conditioning]:
     source, condition = latents
-    return source.cpu(), condition.cpu()
+    return source.cpu(), condition.to("cpu")

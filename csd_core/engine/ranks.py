@@ -4,8 +4,8 @@ rank        number of a process; 0 is the main one, which alone reads, writes an
 world_size  how many there are
 
 torchrun starts them for a command (`launched`), nerfstudio for ns-train (`Ranks.joined`). Every rank holds
-the whole canvas and takes every step; what is shared are the evaluations of a step (`Ranks.share`). Ranks
-talk over two groups: gloo for what is on the host, nccl for tensors on a CUDA device.
+the whole canvas and takes every step; the evaluations of a step are split (`Ranks.split_and_gather`). Ranks
+exchange messages in two groups: gloo for the host, nccl for tensors on a CUDA device.
 """
 
 import atexit
@@ -25,9 +25,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from csd_core.denoisers.base import Conditioning
 from csd_core.errors import UserError, expect
 
 T = TypeVar("T")
+Rows = Tensor | Conditioning
 
 TIMEOUT = "CSD_RANKS_TIMEOUT"
 """Environment variable: seconds that a rank waits for the others. It has to cover what rank 0 does while they
@@ -41,9 +43,13 @@ PARTING_SECONDS = 10.0
 class LostRankError(UserError):
     """Another rank has ended or does not answer."""
 
+    alone = True  # the other ranks need not have met the same
+
 
 class TerminatedError(KeyboardInterrupt):
     """SIGTERM, which torchrun sends to the others when one rank has failed."""
+
+    alone = True
 
 
 class Ranks:
@@ -121,14 +127,14 @@ class Ranks:
 
     # ---- the work of a step
 
-    def share(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    def split_and_gather(self, function: Callable[..., Tensor], *tensors: Rows) -> Tensor:
         """function(*tensors), each rank computing a part of the rows, and the whole on all of them.
 
         Rows are cut into even contiguous shares. Beyond the gathering itself the host waits for nothing.
 
         Args:
-            function: takes n rows of each tensor, n at least 1, and returns n rows on the same device.
-            tensors: (n, ...) each, the same on all ranks.
+            function: takes n rows of each argument, n at least 1, and returns n rows on the same device.
+            tensors: (n, ...) each, or conditionings of n rows, the same on all ranks; a tensor first.
 
         Returns:
             (n, ...).
@@ -140,8 +146,10 @@ class Ranks:
         start, count = sum(counts[: self.rank]), counts[self.rank]
         mine = function(*(x[start : start + count] for x in tensors)) if count else None
         if rows < self.world_size:  # those that have no row must know what a row is like
-            shape, dtype = self._from_main(None if mine is None else (mine.shape[1:], mine.dtype))
-            mine = tensors[0].new_empty(0, *shape, dtype=dtype) if mine is None else mine
+            shape, dtype = self._broadcast(None if mine is None else (mine.shape[1:], mine.dtype))
+            like = tensors[0]
+            assert isinstance(like, Tensor)
+            mine = like.new_empty(0, *shape, dtype=dtype) if mine is None else mine
         assert mine is not None
         return self._gather_rows(mine, counts)
 
@@ -177,18 +185,24 @@ class Ranks:
         """Wait until all ranks are here."""
         self.any(False)
 
-    def from_main(self, make: Callable[[], T], send: Callable[[T], Any] = lambda value: value) -> T:
+    def broadcast(self, make: Callable[[], T], send: Callable[[T], Any] = lambda value: value) -> T:
         """What rank 0 makes, on all ranks, tensors on the CPU preferably; its error, too.
 
         send: what the others get of it, where that is less.
         """
         if self.is_alone:
             return make()
-        made = self.together(make if self.is_main else lambda: None)
+        made = self.all_or_raise(make if self.is_main else lambda: None)
         if made is not None and self.is_main:
-            self._from_main(send(made))
+            self._broadcast(send(made))
             return made
-        return self._from_main(None)
+        return self._broadcast(None)
+
+    def synchronize(self, x: Tensor) -> None:
+        """Overwrite x, in place, with rank 0's: ranks on unlike devices drift apart by their roundings."""
+        if not self.is_alone:
+            with self._answering():
+                dist.broadcast(x, src=0, group=self._group_of(x.device))
 
     def gather(self, value: T) -> list[T]:
         """What each rank has, in their order, on all of them; tensors on the CPU preferably."""
@@ -200,13 +214,13 @@ class Ranks:
         return values
 
     def main_first(self, function: Callable[[], T]) -> T:
-        """function() on rank 0, then on the others, which find what it left; errors as in together."""
-        made = self.together(function if self.is_main else lambda: None)
-        others = self.together((lambda: None) if self.is_main else function)
+        """function() on rank 0, then on the others, which find what it left; errors as in all_or_raise."""
+        made = self.all_or_raise(function if self.is_main else lambda: None)
+        others = self.all_or_raise((lambda: None) if self.is_main else function)
         result: Any = made if self.is_main else others
         return result
 
-    def together(self, function: Callable[[], T]) -> T:
+    def all_or_raise(self, function: Callable[[], T]) -> T:
         """function() on all ranks; where it fails on one, all raise the error of the first that failed."""
         if self.is_alone:
             return function()
@@ -244,7 +258,7 @@ class Ranks:
             dist.all_reduce(reduced, operation, group=self._control)
         return int(reduced)
 
-    def _from_main(self, value: Any) -> Any:
+    def _broadcast(self, value: Any) -> Any:
         box = [value]
         with self._answering():
             dist.broadcast_object_list(box, src=0, group=self._control)

@@ -1,23 +1,65 @@
-"""Images, videos and masks of any kind that users hold, as what the editors work on."""
+"""Images, videos and masks as users hold them in Python: PIL, numpy, torch or a path."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from csd_core.canvas.video import ArrayClip, Clip
 from csd_core.errors import UserError, expect
 from csd_core.io.images import quantise
 from csd_core.io.videos import read_video
 
-Picture = Image.Image | np.ndarray | Tensor
-Video = str | Path | Sequence[Picture] | np.ndarray | Tensor
+ImageLike = Image.Image | np.ndarray | Tensor
+VideoLike = str | Path | Sequence[ImageLike] | np.ndarray | Tensor
 
 
-def as_image_tensor(image: Picture) -> Tensor:
+class Clip(Protocol):
+    """What a video has to be; io.videos.Video is one."""
+
+    @property
+    def num_frames(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """H, W."""
+        ...
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """The frames in order, (H, W, 3) uint8, from the beginning at every call."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayClip:
+    """A video that is in memory."""
+
+    arrays: Sequence[np.ndarray]
+    """(H, W, 3) uint8 each, all of one size."""
+
+    @property
+    def num_frames(self) -> int:
+        """N."""
+        return len(self.arrays)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """H, W."""
+        height, width = self.arrays[0].shape[:2]
+        return height, width
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """See Clip."""
+        return iter(self.arrays)
+
+
+def as_image_tensor(image: ImageLike) -> Tensor:
     """An image of any accepted kind as (1, 3, H, W) float32 in [0, 1] on the CPU.
 
     Raises:
@@ -38,7 +80,7 @@ def as_image_tensor(image: Picture) -> Tensor:
     return tensor
 
 
-def as_mask_tensor(mask: Picture) -> Tensor:
+def as_mask_tensor(mask: ImageLike) -> Tensor:
     """A mask of any accepted kind as (H, W) float32 in [0, 1] on the CPU.
 
     Raises:
@@ -58,7 +100,7 @@ def as_mask_tensor(mask: Picture) -> Tensor:
     return tensor
 
 
-def as_clip(video: Video, frames: slice) -> Clip:
+def as_clip(video: VideoLike, frames: slice) -> Clip:
     """A video of any accepted kind, cut to some of its frames.
 
     Raises:
@@ -76,7 +118,7 @@ def as_clip(video: Video, frames: slice) -> Clip:
     return ArrayClip(arrays)
 
 
-def as_masks(mask: Picture | Sequence[Picture], clip: Clip) -> list[np.ndarray]:
+def as_masks(mask: ImageLike | Sequence[ImageLike], clip: Clip) -> list[np.ndarray]:
     """One mask (H, W) in [0, 1] for each frame.
 
     Raises:
@@ -94,7 +136,7 @@ def as_masks(mask: Picture | Sequence[Picture], clip: Clip) -> list[np.ndarray]:
     return masks * clip.num_frames if single else masks
 
 
-def _as_frame(frame: Picture) -> np.ndarray:
+def _as_frame(frame: ImageLike) -> np.ndarray:
     return quantise(as_image_tensor(frame)[0], np.uint8)
 
 

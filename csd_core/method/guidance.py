@@ -6,11 +6,14 @@
     s_i       image guidance scale (omega_s of the paper)
     s_t       text guidance scale (omega_y)
 
-Every formula is a weighted sum of branches. The engine leaves out a branch that weighs 0.
+Every formula is a weighted sum of branches. The engine leaves out a branch of weight 0.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Weight = float | Tensor
@@ -26,13 +29,22 @@ class BranchWeights(NamedTuple):
 
 
 def instruct_pix2pix_weights(guidance_scale: Weight, image_guidance_scale: float) -> BranchWeights:
-    """Eq. 3 (arXiv:2211.09800), gathered by branch: (1 - s_i) eps_u + (s_i - s_t) eps_i + s_t eps_it."""
+    """Eq. 3 (arXiv:2211.09800), gathered by branch: (1 - s_i) eps_u + (s_i - s_t) eps_i + s_t eps_it.
+
+    guidance_scale 0 leaves the baseline of Eq. 9, Eq. 3 without its text term.
+    """
     return BranchWeights(1 - image_guidance_scale, image_guidance_scale - guidance_scale, guidance_scale)
 
 
-def image_weights(image_guidance_scale: float) -> BranchWeights:
-    """The baseline of Eq. 9, Eq. 3 without its text term: (1 - s_i) eps_u + s_i eps_i."""
-    return BranchWeights(1 - image_guidance_scale, image_guidance_scale, 0.0)
+def total_weight(shares: Sequence[Weight]) -> Weight:
+    """The sum of the shares that prompts have in the text guidance; 1 where it is 1 except for rounding."""
+    numbers = [share for share in shares if not isinstance(share, Tensor)]
+    maps = [share for share in shares if isinstance(share, Tensor)]
+    if maps:
+        total = sum(maps[1:], maps[0]) + math.fsum(numbers)
+        return torch.where((total - 1).abs() < 1e-6, 1.0, total)
+    total = math.fsum(numbers)
+    return 1.0 if abs(total - 1) < 1e-6 else total
 
 
 def classifier_free(eps_u: Tensor, eps_c: Tensor, guidance_scale: float) -> Tensor:

@@ -5,17 +5,16 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from csd_core.denoisers.base import Denoiser
+from csd_core.denoisers.base import ChunkSize, Conditioning, Denoiser, check_chunk_size
 from csd_core.denoisers.runtime.memory import PeakMemory, free_bytes, used_bytes
-from csd_core.errors import UserError, expect
+from csd_core.errors import UserError
 
-MaxBatch = int | Literal["auto"]
-"""Rows at a time; auto: as many as fit."""
+Rows = Tensor | Conditioning
 
 USUAL = 16
 """Images at a time where auto would cost more than it gains."""
@@ -25,29 +24,27 @@ MARGIN = 0.15
 """Share of the free memory that auto leaves free: allocators leave gaps, and others use the device too."""
 
 
-def check_max_batch(max_batch: MaxBatch) -> None:
-    """Raise a UserError unless it is a number of rows or auto."""
-    expect(max_batch == "auto" or max_batch >= 1, "max_batch", "at least 1, or auto", max_batch)
-
-
-def at_a_time(max_batch: MaxBatch) -> int:
+def at_a_time(chunk_size: ChunkSize) -> int:
     """How many images pass through memory together."""
-    return USUAL if max_batch == "auto" else max_batch
+    return USUAL if chunk_size == "auto" else chunk_size
 
 
-def in_chunks(function: Callable[..., Tensor], max_batch: MaxBatch, *tensors: Tensor) -> Tensor:
+def in_chunks(function: Callable[..., Tensor], chunk_size: ChunkSize, *tensors: Rows) -> Tensor:
     """function(*tensors) computed in parts, see Chunks; every tensor has the same number of rows."""
-    return Chunks(function, at_a_time(max_batch))(*tensors)
+    return Chunks(function, at_a_time(chunk_size))(*tensors)
 
 
-def evaluator(denoiser: Denoiser, max_batch: MaxBatch, *, fullest: int | None = None) -> "Chunks":
+def evaluator(denoiser: Denoiser, chunk_size: ChunkSize, *, fullest: int | None = None) -> "Chunks":
     """denoiser.predict_noise of any number of rows, for one edit: see Chunks.
 
     fullest: the most rows that the edit will ask for at once. Default: those of the first call.
     """
-    one_size = getattr(denoiser, "compiled", False)  # another size would be compiled anew
     return Chunks(
-        denoiser.predict_noise, max_batch, device=denoiser.device, fullest=fullest, one_size=one_size
+        denoiser.predict_noise,
+        chunk_size,
+        device=denoiser.device,
+        fullest=fullest,
+        one_size=denoiser.compiled,  # another size would be compiled again
     )
 
 
@@ -57,8 +54,8 @@ class Chunks:
     What does not fit is halved, and stays halved for the calls that follow; the result is the same.
 
     Args:
-        function: takes tensors of n rows each, gives a tensor of n rows.
-        max_batch: rows at a time. auto: as many as fit, by the memory that the first PROBES take.
+        function: takes tensors or conditionings of n rows each, a tensor first; returns n rows.
+        chunk_size: rows at a time. auto: as many as fit, by the memory that the first PROBES take.
         device: whose memory auto looks at. Default: that of the tensors.
         fullest: the most rows of a call to come. Default: those of the first.
         one_size: function is always called with the same number of rows, an even part of the fullest; where
@@ -71,20 +68,20 @@ class Chunks:
     def __init__(
         self,
         function: Callable[..., Tensor],
-        max_batch: MaxBatch,
+        chunk_size: ChunkSize,
         *,
         device: torch.device | None = None,
         fullest: int | None = None,
         one_size: bool = False,
     ) -> None:
-        check_max_batch(max_batch)
+        check_chunk_size(chunk_size)
         self._function, self._device, self._one_size = function, device, one_size
         self._fullest = fullest
-        self.limit: int | None = None if max_batch == "auto" else max_batch
+        self.limit: int | None = None if chunk_size == "auto" else chunk_size
         self._peaks: list[float] = []
         self._too_many: int | None = None
 
-    def __call__(self, *tensors: Tensor) -> Tensor:
+    def __call__(self, *tensors: Rows) -> Tensor:
         """function(*tensors).
 
         Raises:
@@ -112,7 +109,7 @@ class Chunks:
         whole = self._fullest if self._one_size and self._fullest else rows
         return min(rows, _even(whole, self.limit))
 
-    def _attempt(self, chunk: Sequence[Tensor]) -> Tensor | None:
+    def _attempt(self, chunk: Sequence[Rows]) -> Tensor | None:
         """What function gives; None where memory ran out, and less is to be tried."""
         size, rows = len(chunk[0]), len(chunk[0])
         if self._one_size and self.limit is not None:
@@ -133,16 +130,18 @@ class Chunks:
         _give_back()
         return None
 
-    def _probe(self, chunk: Sequence[Tensor]) -> Tensor:
+    def _probe(self, chunk: Sequence[Rows]) -> Tensor:
         """function(*chunk), and from the second time on the limit, by what more rows took."""
-        device = self._device or chunk[0].device
+        first = chunk[0]
+        assert isinstance(first, Tensor)
+        device = self._device or first.device
         # a compiled network is compiled for the size that comes of this, not for those tried here
         eager = torch.compiler.set_stance("force_eager") if self._one_size else nullcontext()
         with eager, PeakMemory(device) as memory:
             result = self._function(*chunk)
         self._peaks.append(memory.peak * 2**30)
         if len(self._peaks) == len(PROBES):
-            self.limit = self._largest(device, row=sum(x[0].nbytes for x in chunk))
+            self.limit = self._largest(device, row=sum(x[:1].nbytes for x in chunk))
         return result
 
     def _largest(self, device: torch.device, row: int) -> int:
@@ -157,7 +156,7 @@ class Chunks:
         if self._too_many:
             warnings.warn(
                 f"memory ran out at {self._too_many} at a time: it goes on with {self.limit} "
-                "(max_batch); the result is the same",
+                "(chunk_size); the result is the same",
                 stacklevel=3,
             )
             self._too_many = None
@@ -185,9 +184,9 @@ def _even(rows: int, limit: int) -> int:
     return math.ceil(rows / math.ceil(rows / limit))
 
 
-def _padded(x: Tensor, rows: int) -> Tensor:
-    missing = rows - len(x)
-    return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
+def _padded(x: Any, rows: int) -> Any:
+    """x with its last row repeated up to so many rows."""
+    return x if len(x) == rows else x[torch.arange(rows).clamp(max=len(x) - 1)]
 
 
 def _give_back() -> None:

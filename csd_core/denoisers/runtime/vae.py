@@ -1,11 +1,11 @@
-"""Networks over images too large for memory, and over images whose left and right ends meet.
+"""An autoencoder for images too large for memory, and for images whose left and right ends meet.
 
 A network that sees a part of an image takes the part's edge for the image's. So parts overlap, and what was
-computed next to a cut is thrown away. One side, where tile a ends and tile b begins:
+computed next to a cut is dropped. One side, where tile a ends and tile b begins:
 
     a  ──────────────╲______|
     b        |______╱──────────────
-             |guard|ramp|guard|         together: what the two share
+             |guard|ramp|guard|         together: the overlap
 
 The weights add up to 1. A network that looks no farther than a guard gives the same with tiles as without.
 """
@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from csd_core.denoisers.runtime.batching import in_chunks
 from csd_core.denoisers.runtime.tile_norms import whole_image_norms
 from csd_core.errors import expect
 
@@ -26,6 +28,70 @@ GUARD = 0.25
 """Width of a guard, as a share of what two tiles share."""
 WRAP = 24
 """Latent pixels seen around the ends of a panorama; the mini editor looks 19 far to decode, 0 to encode."""
+
+
+class Autoencoder:
+    """An AutoencoderKL or AutoencoderTiny of diffusers in float32, tiled above a size.
+
+    Args:
+        vae: the network; its dtype becomes float32.
+        native_size: side of a training image, in pixels.
+
+    Attributes:
+        network: the network.
+        downscale: pixels per latent pixel, along one side.
+        tile_above: an image with a longer side, in pixels, passes in tiles.
+        tile_size: side of a tile, in pixels. For Stable Diffusion 768, about 6 GB to decode.
+        tile_overlap: how many pixels two tiles share at least. The guards are 4 latent pixels of the mini
+            editor (8 of Stable Diffusion): what its decoder sees beyond moves a pixel by under 0.01 / 255.
+    """
+
+    def __init__(self, vae: Any, native_size: int) -> None:
+        self.network = vae.eval().requires_grad_(False).float().to(memory_format=torch.channels_last)
+        self.network.use_tiling = False  # diffusers' own
+        self.downscale: int = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.latent_channels: int = vae.config["latent_channels"]
+        self.scaling_factor: float = vae.config["scaling_factor"]
+        self._is_tiny = type(vae).__name__ == "AutoencoderTiny"  # by name: diffusers is imported when needed
+        self.tile_above = 2 * native_size
+        self.tile_size, self.tile_overlap = 3 * native_size // 2, native_size // 2
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (n, 3, H, W) in [0, 1] -> unscaled latents (n, C, h, w), the mode of the posterior."""
+        return self._in_tiles(
+            self._encode, self.network.encoder, images * 2 - 1, 1, Fraction(1, self.downscale)
+        )
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Unscaled latents (n, C, h, w) -> images (n, 3, H, W) in [0, 1]."""
+        factor = self.downscale
+        decoded = self._in_tiles(self._decode, self.network.decoder, latents, factor, factor)
+        return (decoded / 2 + 0.5).clamp(0, 1)
+
+    def _encode(self, centred: Tensor) -> Tensor:
+        encoded: Any = self.network.encode(centred.contiguous(memory_format=torch.channels_last))
+        return (encoded.latents if self._is_tiny else encoded.latent_dist.mode()).contiguous()
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        rows = latents.contiguous(memory_format=torch.channels_last)
+        return self.network.decode(rows).sample.contiguous()
+
+    def _in_tiles(
+        self,
+        function: Callable[[Tensor], Tensor],
+        network: Any,
+        x: Tensor,
+        pixel: int,
+        scale: Fraction | int,
+    ) -> Tensor:
+        """function(x), of large images one tile of one image at a time. pixel: pixels in a column of x."""
+        if max(x.shape[-2:]) * pixel <= self.tile_above:
+            return function(x)
+        tile, overlap = self.tile_size // pixel, self.tile_overlap // pixel
+        tiled = partial(in_tiles, function, tile=tile, overlap=overlap, scale=scale, network=network)
+        return in_chunks(tiled, 1, x)
 
 
 @dataclass
@@ -88,23 +154,9 @@ def in_tiles(
     return out
 
 
-def wrapped(function: Callable[[Tensor], Tensor], x: Tensor, *, pad: int, scale: Fraction | int) -> Tensor:
-    """function(x) for an image whose left and right edges are neighbours, as in 360 degrees.
-
-    Args:
-        function: (n, C, h, w) -> (n, C', h * scale, w * scale).
-        x: (n, C, H, W), W a multiple of the denominator of scale.
-        pad: how many columns function sees around either end, W at most; rounded up to such a multiple.
-        scale: side of the result over side of x.
-
-    Returns:
-        (n, C', H * scale, W * scale). Rolling x rolls it, if function looks no farther than pad.
-    """
-    width, unit = x.shape[-1], scale.denominator
-    expect(width % unit == 0, "width", f"a multiple of {unit}", width)
-    pad = min(-(-pad // unit) * unit, width)
-    wide = function(torch.cat([x[..., width - pad :], x, x[..., :pad]], dim=-1))
-    return wide[..., int(pad * scale) : int((pad + width) * scale)]
+def around_the_ends(x: Tensor, count: int) -> Tensor:
+    """x (n, C, H, W) whose left and right ends are neighbours, with so many columns more on both sides."""
+    return torch.cat([x[..., x.shape[-1] - count :], x, x[..., :count]], dim=-1) if count else x
 
 
 def tile_starts(size: int, tile: int, overlap: int, unit: int) -> list[int]:

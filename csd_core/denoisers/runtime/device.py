@@ -1,10 +1,8 @@
-"""In which type the network of a device computes, unless someone asks for another."""
-
-from typing import Literal
+"""Where a network computes, and in which precision unless another is asked for."""
 
 import torch
 
-DType = Literal["float32", "float16", "bfloat16"]
+from csd_core.errors import UserError
 
 BFLOAT16_ON_CPU = True
 """Whether a CPU that multiplies bfloat16 natively computes in it by default: faster, and a little coarser."""
@@ -38,3 +36,20 @@ def has_native_bfloat16() -> bool:
     """Whether this CPU multiplies matrices of bfloat16 in hardware: AVX512-BF16 or AMX."""
     queries = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # every AMX multiplies bfloat16
     return any(bool(query()) for name in queries if (query := getattr(torch.cpu, name, None)))
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """None -> CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: the device is unknown, or CUDA is asked for and absent.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device: expected cpu, cuda or cuda:0, got {str(device)!r}") from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device: {device} was asked for, but this machine has no CUDA device; use cpu")
+    return resolved
