@@ -1,4 +1,4 @@
-"""The presets. Every ns- command of nerfstudio reads this file: it must be light and never fail."""
+"""The presets. Every ns- command of nerfstudio imports this file: it must be light and never fail."""
 
 from typing import Any
 
@@ -14,27 +14,30 @@ from csd_core.engine.config import EditConfig
 from csd_nerf.csd_datamanager import CSDDataManagerConfig
 from csd_nerf.csd_model import CSDModelConfig
 from csd_nerf.csd_trainer import CSDTrainerConfig
-from csd_nerf.runs.checkpoint import allow_harmless_globals
+from csd_nerf.nerfstudio_compat.old_configs import read_old_configs
+from csd_nerf.nerfstudio_compat.safe_globals import allow_numpy_scalars
 
-allow_harmless_globals()
+allow_numpy_scalars()
+read_old_configs()
 
 
 def _optimizers(learning_rate: float = 1e-2) -> dict:
     """nerfacto's."""
+
+    def adam(rate: float, final: float, steps: int) -> dict:
+        schedule = ExponentialDecaySchedulerConfig(lr_final=final, max_steps=steps)
+        return {"optimizer": AdamOptimizerConfig(lr=rate, eps=1e-15), "scheduler": schedule}
+
     return {
-        "proposal_networks": {
-            "optimizer": AdamOptimizerConfig(lr=learning_rate, eps=1e-15),
-            "scheduler": ExponentialDecaySchedulerConfig(lr_final=0.0001, max_steps=200000),
-        },
-        "fields": {
-            "optimizer": AdamOptimizerConfig(lr=learning_rate, eps=1e-15),
-            "scheduler": ExponentialDecaySchedulerConfig(lr_final=0.0001, max_steps=200000),
-        },
-        "camera_opt": {
-            "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
-            "scheduler": ExponentialDecaySchedulerConfig(lr_final=1e-4, max_steps=5000),
-        },
+        "proposal_networks": adam(learning_rate, 1e-4, 200000),
+        "fields": adam(learning_rate, 1e-4, 200000),
+        "camera_opt": adam(1e-3, 1e-4, 5000),
     }
+
+
+def _proposal_net(max_res: int) -> dict:
+    sizes = {"hidden_dim": 16, "log2_hashmap_size": 13, "num_levels": 5, "max_res": max_res}
+    return {**sizes, "use_linear": False}
 
 
 def _viewer(*, quit_on_train_completion: bool = False) -> ViewerConfig:
@@ -46,12 +49,12 @@ def _viewer(*, quit_on_train_completion: bool = False) -> ViewerConfig:
 
 
 def _logging() -> LoggingConfig:
-    """The trainer has a progress bar of its own."""
+    """Without nerfstudio's table of steps: the trainer has its own progress bar."""
     return LoggingConfig(local_writer=LocalWriterConfig(enable=False), profiler="none")
 
 
 def _gpu_config(method_name: str, rays_per_chunk: int, edit: EditConfig, **memory: Any) -> CSDTrainerConfig:
-    """Schedule of the paper (appendix B.3); `memory`: settings of the data manager that save some."""
+    """Schedule of the paper (appendix B.3); `memory`: settings of the data manager that save memory."""
     return CSDTrainerConfig(
         method_name=method_name,
         base_steps=30000,
@@ -114,7 +117,7 @@ csd_nerf2nerf_tiny = MethodSpecification(
                 eval_num_rays_per_batch=1024,
                 model="mini",
                 edit_interval=200,
-                # with 20 steps local edits stay half done (docs/results.md); guidance: mini_editor/README.md
+                # with 20 steps local edits are incomplete (docs/results.md); guidance: mini_editor/README.md
                 edit=EditConfig(num_steps=40, learning_rate=12.0, guidance_scale=2.0, batch_size=16),
             ),
             model=CSDModelConfig(
@@ -127,22 +130,7 @@ csd_nerf2nerf_tiny = MethodSpecification(
                 num_nerf_samples_per_ray=24,
                 proposal_warmup=200,
                 proposal_weights_anneal_max_num_iters=200,
-                proposal_net_args_list=[
-                    {
-                        "hidden_dim": 16,
-                        "log2_hashmap_size": 13,
-                        "num_levels": 5,
-                        "max_res": 64,
-                        "use_linear": False,
-                    },
-                    {
-                        "hidden_dim": 16,
-                        "log2_hashmap_size": 13,
-                        "num_levels": 5,
-                        "max_res": 128,
-                        "use_linear": False,
-                    },
-                ],
+                proposal_net_args_list=[_proposal_net(max_res=64), _proposal_net(max_res=128)],
                 # for few steps: chosen on the fox and on drawn scenes, reported on others (docs/results.md)
                 average_init_density=0.5,
                 use_gradient_scaling=True,

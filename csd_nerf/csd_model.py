@@ -1,12 +1,9 @@
-"""nerfacto with the little that must differ: it can be built offline, and says which implementation runs."""
+"""nerfacto, built without network, rendered without depth and normals, its schedules continued."""
 
-import os
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
@@ -21,14 +18,12 @@ from torch import Tensor
 from csd_nerf.console import CONSOLE
 from csd_nerf.nerfstudio_compat.contraction import speed_up_contraction
 from csd_nerf.nerfstudio_compat.hash_encoding import speed_up
+from csd_nerf.nerfstudio_compat.lpips import LPIPS_CLASS, LazyLPIPS
 from csd_nerf.runs.checkpoint import take_shown_appearance
 
 Implementation = Literal["tcnn", "torch"]
 
-LPIPS_CLASS = "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity"
-_ALEXNET = "alexnet-owt-7be5be79.pth"
 _SAMPLER_STATE = ("_anneal", "_step", "_steps_since_update")
-_LPIPS_MIN_SIDE = 64  # pixels; below this AlexNet's pooling leaves nothing
 
 
 @dataclass
@@ -43,21 +38,21 @@ class CSDModelConfig(NerfactoModelConfig):
 
 
 class CSDModel(NerfactoModel):
-    """nerfacto, whose LPIPS metric is fetched at first use, and which can render colour alone."""
+    """nerfacto, which needs no network to be built and can render colour alone."""
 
     config: CSDModelConfig
 
     steps_before: int = 0
-    """Steps that the loaded weights were trained before this run began to count."""
+    """Steps that the loaded weights were trained before this run's step 0."""
 
     def populate_modules(self) -> None:
         """Build the scene on tinycudann where it imports on a CUDA device, otherwise in torch."""
         asked = self.config.implementation
         self.config.implementation = choose_implementation(asked, self.kwargs.get("device", "cpu"))
-        with mock.patch(LPIPS_CLASS, LazyLPIPS):  # nerfacto would download AlexNet here
+        with mock.patch(LPIPS_CLASS, LazyLPIPS):
             super().populate_modules()
         if self.field.embedding_appearance is not None:
-            # all alike at first: renders show the average, which random ones would leave unseen in training
+            # zeros: renders use the average appearance, which training with random ones never shows
             torch.nn.init.zeros_(self.field.embedding_appearance.embedding.weight)
         self.register_load_state_dict_pre_hook(lambda _, weights, *rest: take_shown_appearance(weights))
         moves_cameras = self.config.camera_optimizer.mode != "off"
@@ -67,7 +62,7 @@ class CSDModel(NerfactoModel):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """nerfacto's schedules of the proposal networks, which go on from where the loaded weights were."""
+        """nerfacto's schedules of the proposal networks, continued from the step of the loaded weights."""
 
         def shifted(func: Callable[..., None]) -> Callable[..., None]:
             return lambda step: func(step=step + self.steps_before)
@@ -78,18 +73,18 @@ class CSDModel(NerfactoModel):
         return callbacks
 
     def sampler_state(self) -> dict[str, Any]:
-        """Where the schedules of the proposal networks stand, as plain data: renders depend on it, too."""
+        """State of the proposal networks' schedules as plain data; renders depend on it."""
         sampler = self.proposal_sampler
         return {name: float(getattr(sampler, name)) for name in _SAMPLER_STATE}
 
     def load_sampler_state(self, state: dict[str, Any]) -> None:
-        """Go on from sampler_state()."""
+        """Restore sampler_state()."""
         for name in _SAMPLER_STATE:
             setattr(self.proposal_sampler, name, state[name])
 
     @torch.no_grad()
     def render_rgb(self, rays: RayBundle) -> Tensor:
-        """Colours (n, 3) in [0, 1] of n rays, without depth and normals. Leaves no trace in training."""
+        """Colours (n, 3) in [0, 1] of n rays, without depth and normals. Training is not affected."""
         sampler, training = self.proposal_sampler, self.training
         steps_since_update = sampler._steps_since_update
         self.eval()
@@ -106,16 +101,16 @@ class CSDModel(NerfactoModel):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """nerfacto's; without LPIPS where its weights cannot be had."""
+        """nerfacto's metrics; without LPIPS where its weights are not available."""
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
-        if metrics["lpips"] != metrics["lpips"]:
+        if math.isnan(metrics["lpips"]):
             del metrics["lpips"]
         return metrics, images
 
 
 @cache
 def choose_implementation(asked: Implementation, device: Any) -> Implementation:
-    """tcnn where it imports on a CUDA device, otherwise torch. Says which, once."""
+    """tcnn where it imports on a CUDA device, otherwise torch. Prints which, once."""
     on_cuda = torch.device(device).type == "cuda"
     if asked == "tcnn" and on_cuda and TCNN_EXISTS:
         CONSOLE.print("The scene runs on tinycudann.")
@@ -124,40 +119,3 @@ def choose_implementation(asked: Implementation, device: Any) -> Implementation:
         reason = "tinycudann does not import" if on_cuda else "no CUDA device"
         CONSOLE.print(f"The scene runs on torch ({reason}).")
     return "torch"
-
-
-class LazyLPIPS:
-    """torchmetrics' LPIPS, built at first use; NaN where AlexNet's weights cannot be had."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        self._kwargs = kwargs
-
-    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        metric = _lpips(**self._kwargs) if min(first.shape[-2:]) >= _LPIPS_MIN_SIDE else None
-        return torch.tensor(float("nan")) if metric is None else metric.to(first.device)(first, second)
-
-
-@cache
-def _lpips(**kwargs: Any) -> Any | None:
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    weights = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET
-    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("0", "", "false")
-    if weights.is_file() or not offline:
-        try:
-            with _impatient():
-                return LearnedPerceptualImagePatchSimilarity(**kwargs)
-        except (OSError, RuntimeError):  # no network, or a download that broke off
-            pass
-    CONSOLE.print(f"LPIPS is left out: its weights are not in {weights.parent} and cannot be downloaded.")
-    return None
-
-
-@contextmanager
-def _impatient(seconds: float = 10.0) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

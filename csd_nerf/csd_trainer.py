@@ -1,23 +1,21 @@
-"""Base training, then editing, in one command; and what is taken from a checkpoint.
+"""Base training, then editing, in one command; and how a run is resumed from a checkpoint.
 
 A step belongs to base training while step < base_steps. Rounds of edits come before the steps base_steps,
-base_steps + edit_interval, ... A checkpoint names the next step: it can lie between a round and its step.
+base_steps + edit_interval, ... A checkpoint holds the next step: it can lie between a round and that step.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
-from unittest import mock
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
-from csd_core.command import end_now, say
+from csd_core.command import end_now, print_once
 from csd_core.engine.ranks import ALONE, LostRankError, Ranks
 from csd_core.errors import UserError
 from csd_core.machine import FreeCores
@@ -26,6 +24,8 @@ from csd_nerf.csd_datamanager import CSDDataManager
 from csd_nerf.csd_model import CSDModel
 from csd_nerf.editing.progress import RunProgress
 from csd_nerf.editing.rounds import Rounds
+from csd_nerf.nerfstudio_compat.launch import data_parallel_anywhere, take_over_launch, without_data_parallel
+from csd_nerf.nerfstudio_compat.quiet import silence_others
 from csd_nerf.runs.checkpoint import (
     STATE,
     keep_copy,
@@ -35,10 +35,9 @@ from csd_nerf.runs.checkpoint import (
     write_checkpoint,
 )
 
-BASE_FOLDER = (
-    "base_model"  # in the run's folder: the scene before the first edit, for --load-dir with other prompts
-)
-_CHECK_LOSS_EVERY = 10  # steps on a GPU, where looking at the loss means waiting for it
+BASE_FOLDER = "base_model"
+"""In the run's folder: the scene before the first edit, for --load-dir with other prompts."""
+_CHECK_LOSS_EVERY = 10  # steps on a GPU, where reading the loss waits for the device
 
 
 @dataclass
@@ -50,28 +49,25 @@ class CSDTrainerConfig(TrainerConfig):
     """Steps of base training on the photos; max_num_iterations counts them too. Skipped with --load-dir of a
     nerfacto run."""
     verbose: bool = False
-    """Show what nerfstudio says of itself: the whole configuration, folders, writers."""
+    """Print nerfstudio's own lines: the whole configuration, folders, writers."""
 
     def set_timestamp(self) -> None:
-        """Name the run. ns-train calls this before it prints or writes anything: the place for all checks."""
+        """Name the run and check everything: ns-train calls this before it prints or writes anything."""
         super().set_timestamp()
         from csd_nerf.runs.checks import prepare
 
         choose_lines(nerfstudios=self.verbose)
-        _without_foreign_warnings()
         with one_line_errors():
             prepare(self)
         if self.machine.num_devices > 1:
-            from csd_nerf.nerfstudio_compat.launch import take_over_launch
-
             take_over_launch()
 
 
 class CSDTrainer(Trainer):
     """nerfstudio's trainer with two phases and checkpoints that hold the schedule of edits.
 
-    With --machine.num-devices N there are N of them, each in its process: they draw different rays and
-    average their gradients, so the scene is the same on all. Rank 0 alone writes and prints.
+    With --machine.num-devices N there are N of them, each in its process: they sample different rays and
+    average their gradients, so the scene is the same on all. Only rank 0 writes and prints.
     """
 
     config: CSDTrainerConfig
@@ -80,6 +76,7 @@ class CSDTrainer(Trainer):
     def __init__(self, config: CSDTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         self.ranks = ALONE if world_size == 1 else _join(config, local_rank)
         choose_lines(ours=self.ranks.is_main, nerfstudios=config.verbose)
+        silence_others()
         super().__init__(config, local_rank, world_size)
         self.editing = False
         self._total_steps = config.max_num_iterations
@@ -96,29 +93,17 @@ class CSDTrainer(Trainer):
         """The scene."""
         return cast(CSDModel, self.pipeline.model)
 
-    @property
-    def first_edit_step(self) -> int:
-        """The step before which the first round comes."""
-        return self.config.base_steps
-
     # ---- setting up
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; load a checkpoint if one is named."""
-        from csd_nerf.nerfstudio_compat.launch import DataParallel
-
-        with (
-            one_line_errors(ranks=self.ranks),
-            mock.patch("nerfstudio.pipelines.base_pipeline.DDP", DataParallel),
-        ):
+        with one_line_errors(ranks=self.ranks), data_parallel_anywhere():
             super().setup(test_mode)
         before, after = (
             TrainingCallbackLocation.BEFORE_TRAIN_ITERATION,
             TrainingCallbackLocation.AFTER_TRAIN_ITERATION,
         )
-        self.callbacks.insert(
-            0, TrainingCallback([before], self._begin_editing_if_due, update_every_num_iters=1)
-        )
+        self.callbacks.insert(0, TrainingCallback([before], self._edit_if_due, update_every_num_iters=1))
         self.callbacks.append(TrainingCallback([after], self._step_done, update_every_num_iters=1))
         shares_cores = self.device == "cpu" and self.ranks.is_alone
         self.progress = RunProgress(
@@ -136,25 +121,48 @@ class CSDTrainer(Trainer):
             groups.pop("camera_opt", None)
         return Optimizers(self.config.optimizers.copy(), groups)
 
-    def _begin_editing_if_due(self, step: int) -> None:
-        if step >= self.config.base_steps and not self.editing:
-            self._begin_editing()
-
     def _begin_editing(self) -> None:
-        """Optimisers start anew (appendix B.3) and cameras are frozen."""
+        """Reset the optimisers (appendix B.3) and freeze the cameras."""
         self.editing = True
         for parameter in self.model.camera_optimizer.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
         self.optimizers = self.setup_optimizers()
 
+    # ---- edits
+
+    def _edit_if_due(self, step: int) -> None:
+        if step >= self.config.base_steps and not self.editing:
+            self._begin_editing()
+        if self.datamanager.is_due(step, self.config.base_steps, self.ranks):
+            self._edit(step)
+
+    def _edit(self, step: int) -> None:
+        """A round, between two checkpoints: one that fails costs nothing, one that is done is never lost."""
+        manager, first = self.datamanager, self.datamanager.rounds_done == 0
+        # a checkpoint for each single view would cost more than its edit; a killed run repeats some edits
+        with_checkpoints = manager.config.schedule == "rounds"
+        if first:
+            manager.measure_base(self.model, self.ranks)
+        elif with_checkpoints:
+            manager.measure_round(self.model, self.ranks)
+        if self.ranks.is_main:
+            manager.quality.write(self.base_dir)
+        if with_checkpoints or first:
+            self.save_checkpoint(step)
+        if first and step > 0 and self.ranks.is_main:
+            keep_copy(self._checkpoint_path(), self.base_dir / BASE_FOLDER)
+        manager.run_round(step, self.model, Rounds(self.base_dir / "edits"), self.progress, self.ranks)
+        if with_checkpoints:
+            self.save_checkpoint(step)
+
     # ---- training
 
     def train(self) -> None:
-        """Train what is left of max_num_iterations, which counts from the start of the run."""
+        """Train the remaining steps of max_num_iterations, which counts from the start of the run."""
         left = max(self._total_steps - self._next_step, 0)
         if left == 0:
-            CONSOLE.print(f"All {self._total_steps} steps are done; to go on, raise --max-num-iterations.")
+            CONSOLE.print(f"All {self._total_steps} steps are done; to continue, raise --max-num-iterations.")
         if self._random_state is not None:
             set_random_state(self._random_state)
         self.config.max_num_iterations = left  # nerfstudio's loop takes it as the number of steps to do
@@ -162,7 +170,9 @@ class CSDTrainer(Trainer):
             with one_line_errors(self._kept, self.ranks), self.progress:
                 super().train()
                 if self.datamanager.rounds_done:
-                    self.datamanager.measure_round(self.model, self)
+                    self.datamanager.measure_round(self.model, self.ranks)
+                    if self.ranks.is_main:
+                        self.datamanager.quality.write(self.base_dir)
         finally:
             self.config.max_num_iterations = self._total_steps
         CONSOLE.print(f"Done: {self.base_dir / 'config.yml'}")
@@ -189,26 +199,27 @@ class CSDTrainer(Trainer):
         return sum(round_step >= step for round_step in due)
 
     def _kept(self) -> str:
-        """What is left after a failure, in words."""
-        latest = max(self.checkpoint_dir.glob("step-*.ckpt"), default=None)
-        return (
-            ""
-            if latest is None
-            else f" The last good state is kept: go on with --load-dir {self.checkpoint_dir}"
-        )
+        """What remains after a failure, as a sentence."""
+        if not any(self.checkpoint_dir.glob("step-*.ckpt")):
+            return ""
+        return f" The last good state is kept: continue with --load-dir {self.checkpoint_dir}"
 
     # ---- checkpoints
 
     def save_checkpoint(self, step: int) -> None:
-        """Save scene and schedule as they are before the next step; named by the last step done."""
-        del step  # nerfstudio's count is one off when a run stops early
+        """Save scene and schedule before the next step, under the number of the last one.
+
+        `step` is ignored: nerfstudio's count is one off when a run stops early.
+        """
         states = self.ranks.gather(random_state())
         self.ranks.from_main(lambda: self._write_checkpoint(states))
 
     def _write_checkpoint(self, random_states: list[dict[str, Any]]) -> None:
         content = {
             "step": max(self._next_step - 1, 0),
-            "pipeline": {_alone(key): value for key, value in self.pipeline.state_dict().items()},
+            "pipeline": {
+                without_data_parallel(key): value for key, value in self.pipeline.state_dict().items()
+            },
             "optimizers": {name: value.state_dict() for name, value in self.optimizers.optimizers.items()},
             "schedulers": {name: value.state_dict() for name, value in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
@@ -226,16 +237,6 @@ class CSDTrainer(Trainer):
         only_latest = self.config.save_only_latest_checkpoint
         write_checkpoint(content, self._checkpoint_path(), only_latest=only_latest)
 
-    def before_round(self, step: int) -> None:
-        """Save, so that a round that fails costs nothing; keep the scene as it was before the first edit."""
-        self.save_checkpoint(step)
-        if self.datamanager.rounds_done == 0 and step > 0 and self.ranks.is_main:
-            keep_copy(self._checkpoint_path(), self.base_dir / BASE_FOLDER)
-
-    def after_round(self, step: int) -> None:
-        """Save, so that a round is never lost once it is done."""
-        self.save_checkpoint(step)
-
     def _checkpoint_path(self) -> Path:
         return self.checkpoint_dir / f"step-{max(self._next_step - 1, 0):09d}.ckpt"
 
@@ -250,13 +251,13 @@ class CSDTrainer(Trainer):
             self._take_scene(checkpoint, path)
 
     def _take_scene(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """The weights of a finished nerfacto run, nothing else."""
+        """Load the weights of a finished nerfacto run, nothing else."""
         self._load_scene(checkpoint["pipeline"])
         self.model.steps_before = checkpoint["step"] + 1
         CONSOLE.print(f"The scene of {path} was taken, trained for {self.model.steps_before} steps.")
 
     def _resume(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """Go on with a run of ours as if it had never stopped."""
+        """Continue a run of ours as if it had never stopped."""
         state = checkpoint[STATE]
         self._load_scene(checkpoint["pipeline"])
         if state["editing"]:
@@ -267,45 +268,37 @@ class CSDTrainer(Trainer):
         self._next_step = self._start_step = state["next_step"]
         self.model.steps_before = state["steps_before"]
         self.model.load_sampler_state(state["sampler"])
-        drawn = [state["random"], *state.get("random_of_others", [])]  # of a run with fewer ranks: start anew
-        self._random_state = drawn[self.ranks.rank] if self.ranks.rank < len(drawn) else None
+        states = [state["random"], *state.get("random_of_others", [])]  # a rank that is new has none
+        self._random_state = states[self.ranks.rank] if self.ranks.rank < len(states) else None
         before, now = Rounds(path.parent.parent / "edits"), Rounds(self.base_dir / "edits")
         self.datamanager.load_edit_state(state["edit"], before)
         self.ranks.from_main(lambda: now.take_over(before, self.datamanager.rounds_done))
         CONSOLE.print(
-            f"Goes on from {path}: step {self._next_step} of {self.config.max_num_iterations}, "
+            f"Continuing from {path}: step {self._next_step} of {self.config.max_num_iterations}, "
             f"{self.datamanager.rounds_done} rounds of edits done."
         )
 
     def _load_scene(self, weights: dict[str, torch.Tensor]) -> None:
-        own = {_alone(key): key for key in self.pipeline.state_dict()}
-        self.pipeline.load_state_dict(
-            {own[key]: value for key, value in weights.items() if key in own}, strict=True
-        )
+        own = {without_data_parallel(key): key for key in self.pipeline.state_dict()}
+        try:
+            self.pipeline.load_state_dict({own[key]: value for key, value in weights.items() if key in own})
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(
+                f"the checkpoint's scene does not fit: {reason}; give --pipeline.model... as in that run"
+            ) from error
 
 
 def _join(config: CSDTrainerConfig, local_rank: int) -> Ranks:
     """The ranks that nerfstudio has started this process among."""
-    ranks = Ranks.joined()
-    _without_foreign_warnings()
     if config.machine.device_type == "cuda":
-        torch.cuda.set_device(local_rank)  # nerfstudio names it everywhere; others take the current one
-    return ranks
-
-
-def _without_foreign_warnings() -> None:
-    """nerfstudio indexes with lists; torch would say so in six lines of its own for every call."""
-    warnings.filterwarnings("ignore", "Using a non-tuple sequence", module="nerfstudio")
-
-
-def _alone(key: str) -> str:
-    """A key of the pipeline's weights as it is in a single process, without what shares its gradients."""
-    return key.replace("_model.module.", "_model.", 1)
+        torch.cuda.set_device(local_rank)  # before any group is made: nccl uses the current device
+    return Ranks.joined()
 
 
 @contextmanager
 def one_line_errors(kept: Callable[[], str] = lambda: "", ranks: Ranks = ALONE) -> Iterator[None]:
-    """Let errors that a person can mend end the command with one line instead of a traceback."""
+    """Let errors that a user can fix end the command with one line instead of a traceback."""
     try:
         yield
     except UserError as error:
@@ -318,8 +311,8 @@ def one_line_errors(kept: Callable[[], str] = lambda: "", ranks: Ranks = ALONE) 
 
 
 def _stop(message: str, code: int, ranks: Ranks, alone: bool = False) -> NoReturn:
-    """alone: other ranks may not have met the same."""
-    say(f"error: {' '.join(message.split())}", ranks, alone)
+    """alone: other ranks may not have had the same error."""
+    print_once(f"error: {' '.join(message.split())}", ranks, alone)
     if not ranks.is_alone:
-        end_now(code)  # a device may wait in vain for a rank that is gone
+        end_now(code)  # a device may be waiting for a rank that has ended
     raise SystemExit(code)

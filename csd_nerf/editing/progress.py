@@ -1,6 +1,6 @@
-"""An honest progress bar: what is left of the whole run, counted in this run's own speed.
+"""Progress of a run and the time that remains, estimated from this run's own speed.
 
-On a terminal two bars (the run, and the part of a round at work); elsewhere one line now and then.
+On a terminal two bars (the run, the current part of a round); elsewhere a line every 15 seconds.
 """
 
 import time
@@ -21,10 +21,10 @@ class RunProgress:
     """Progress of a run of training steps with rounds of edits between them.
 
     Args:
-        first: the step that the run begins with.
-        total: the step that it ends before.
-        rounds_left: rounds that lie in the steps from a given one on.
-        describe: what a step is part of, such as "base training".
+        first: the first step of the run.
+        total: the number of steps, counted from step 0.
+        rounds_left: number of rounds from a given step on.
+        describe: the phase of a step, such as "base training".
         tick: called after every step and part of a round.
     """
 
@@ -77,7 +77,7 @@ class RunProgress:
         self._show(f"{self._describe(step)} {step + 1}/{self._total}")
 
     def left(self) -> str:
-        """What is left, in words."""
+        """The time that remains, in words."""
         if self._next >= self._total:
             return "done"
         rounds = self._rounds_left(self._next)
@@ -93,7 +93,7 @@ class RunProgress:
 
     @contextmanager
     def round(self, number: int) -> Iterator[None]:
-        """A round of edits: its time is not counted as training."""
+        """A round of edits; its time does not count as training."""
         began = self._clock()
         self._number = number
         yield
@@ -102,7 +102,7 @@ class RunProgress:
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A part of a round; the caller advances it."""
+        """A part of a round; yields a function to call with the number of units done."""
         began, done = self._clock(), 0
         title = f"round {self._number}: {name}"
         bar = self._bars.add_task(title, total=total, left="")

@@ -4,13 +4,11 @@
     edits/round_0001/contact_sheet.png photo, render and edit of every view
     edits/round_0001/state.json        prompt, settings, views
 
-A round is written beside its place and renamed: a kill at any moment leaves whole rounds only.
+A round is written to a hidden folder and renamed: a kill at any moment leaves whole rounds only.
 """
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from csd_core.io.files import folder_written_beside
 
 _SHEET_HEIGHT = 200  # pixels of a row at most
 _MARGIN = 6
@@ -45,21 +45,17 @@ class Rounds:
         return self.folder / f"round_{number:04d}"
 
     def write(self, number: int, views: Sequence[EditedView], state: dict[str, Any]) -> Path:
-        """Put a round in its place, all or nothing."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".unfinished-") as beside:
-            fresh = Path(beside) / "round"
-            fresh.mkdir()
+        """Write a round, all or nothing; one that a killed run left there is replaced."""
+        with folder_written_beside(self.path(number)) as fresh:
             for view in views:
                 _to_pil(view.edit).save(fresh / _file_name(view.index))
             contact_sheet(views).save(fresh / "contact_sheet.png")
             files = {str(view.index): _file_name(view.index) for view in views}
             (fresh / "state.json").write_text(json.dumps({**state, "views": files}, indent=1))
-            self._put(fresh, number)
         return self.path(number)
 
     def read(self, last: int) -> dict[int, Tensor]:
-        """Training view -> its latest edit, uint8 (3, H, W), as of round `last`.
+        """Training view -> its latest edit, uint8 (3, H, W), after round `last`.
 
         Raises:
             OSError: a round is missing.
@@ -76,17 +72,9 @@ class Rounds:
         """Copy rounds 1 to `last` of another run."""
         if self.folder.resolve() == other.folder.resolve():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         for number in range(1, last + 1):
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".unfinished-") as beside:
-                fresh = Path(beside) / "round"
-                shutil.copytree(other.path(number), fresh)
-                self._put(fresh, number)
-
-    def _put(self, fresh: Path, number: int) -> None:
-        if self.path(number).exists():  # left by the run that was killed
-            os.replace(self.path(number), fresh.with_name("old"))
-        os.replace(fresh, self.path(number))
+            with folder_written_beside(self.path(number)) as fresh:
+                shutil.copytree(other.path(number), fresh, dirs_exist_ok=True)
 
 
 def contact_sheet(

@@ -1,4 +1,4 @@
-"""Which views are edited next; views of mixed sizes in one shape. Images are (3, H, W) in [0, 1]."""
+"""The order in which views are edited; views of mixed sizes in one tensor. Images are (3, H, W) in [0, 1]."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from csd_core.method.schedule import step_generator
 
 @dataclass
 class ViewDeck:
-    """Draws views without replacement until all were seen, then shuffles anew.
+    """Draws views without replacement until all were drawn, then shuffles again.
 
-    The draws depend on (seed, num_views, sizes of the draws so far) alone.
+    The draws depend only on seed, num_views and the sizes of the draws before.
     """
 
     num_views: int
@@ -57,7 +57,7 @@ def _mirror(image: Tensor, axis: int, length: int) -> Tensor:
 
 
 def on_white(image: Tensor) -> Tensor:
-    """A photo (H, W, 3 or 4) in [0, 1] -> (3, H, W), transparent parts on white as in training."""
+    """A photo (H, W, 3 or 4) in [0, 1] -> (3, H, W), composed on white as in training."""
     colour, alpha = image[..., :3], image[..., 3:]
     if alpha.shape[-1]:
         colour = colour * alpha + (1 - alpha)

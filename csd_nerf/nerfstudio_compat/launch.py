@@ -1,7 +1,7 @@
-"""The processes of ns-train where it is asked for several (--machine.num-devices).
+"""The processes of ns-train with --machine.num-devices above 1.
 
-nerfstudio starts them for CUDA alone, and shows a traceback when one ends. Here they also run on the CPU,
-over gloo, and what a rank said in one line is the last word.
+nerfstudio starts them only for CUDA, and prints a traceback when one ends. Here they also run on the CPU,
+over gloo, and the last line is the error of the rank that failed.
 """
 
 import os
@@ -21,7 +21,7 @@ _TRAIN = "nerfstudio.scripts.train"
 
 
 def take_over_launch() -> None:
-    """Stand before nerfstudio's launch. Does nothing where ns-train is not what runs."""
+    """Wrap nerfstudio's launch. Does nothing in other programs than ns-train."""
     train: Any = sys.modules.get(_TRAIN)
     if train is not None and not isinstance(train.launch, partial):
         train.launch = partial(_launch, train.launch)
@@ -58,8 +58,18 @@ def _cpu_worker(
 
 
 class DataParallel(DistributedDataParallel):
-    """What nerfstudio wraps a scene in; one on the CPU has no device to name."""
+    """nerfstudio's wrapper of a scene, which also accepts one on the CPU."""
 
     def __init__(self, module: torch.nn.Module, *, device_ids: list[int], **how: Any) -> None:
         on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
         super().__init__(module, device_ids=None if on_cpu else device_ids, **how)
+
+
+def data_parallel_anywhere() -> Any:
+    """A context in which pipelines wrap their scene in DataParallel."""
+    return mock.patch("nerfstudio.pipelines.base_pipeline.DDP", DataParallel)
+
+
+def without_data_parallel(key: str) -> str:
+    """A key of the pipeline's weights as in a single process."""
+    return key.replace("_model.module.", "_model.", 1)

@@ -1,26 +1,32 @@
-"""Warnings of other packages that tell a person nothing: deprecated calls among themselves, worker counts."""
+"""Warnings of other packages that a user cannot act on: deprecated calls between them, numbers of workers."""
 
 import re
+import sys
 import warnings
+from pathlib import Path
 
-MODULES = (
+_MODULES = (
     "nerfstudio.cameras.cameras",
     "nerfstudio.engine.optimizers",
     "nerfstudio.engine.trainer",
     "nerfstudio.field_components.activations",
-    "torch.jit._script",
     "nerfstudio.utils.writer",
+    "torch.jit._script",
     "torch.utils.data.dataloader",
 )
 
 
 def silence_others() -> None:
-    """Drop these warnings in this process. Call it before nerfstudio is imported."""
-    for module in MODULES:
+    """Drop the warnings of these modules in this process. Call it before nerfstudio is imported."""
+    for module in _MODULES:
         warnings.filterwarnings("ignore", module=re.escape(module) + r"\Z")
 
 
-def quiet_environment(environment: dict[str, str]) -> dict[str, str]:
-    """A copy of an environment in which a new Python process drops them too."""
-    rules = [environment.get("PYTHONWARNINGS", ""), *(f"ignore:::{module}" for module in MODULES)]
-    return {**environment, "PYTHONWARNINGS": ",".join(rule for rule in rules if rule)}
+def silence_others_in_nerfstudios_commands() -> None:
+    """silence_others, in ns-train, ns-viewer and their like alone.
+
+    torch calls this when it is imported (entry point "torch.backends"). nerfstudio loads its plugins later:
+    after its own modules, which warn as they are imported.
+    """
+    if Path(sys.argv[0] if sys.argv else "").name.startswith("ns-"):
+        silence_others()

@@ -1,6 +1,7 @@
-"""What a finished run says about itself: method, model settings, scene. Nothing of it is executed.
+"""Checks a finished run whose scene is to be edited: its method, architecture and cameras.
 
-nerfstudio's config.yml is made of tags for Python objects; here they are read as plain data.
+nerfstudio's config.yml consists of tags for Python objects; here they are read as plain data, nothing is
+executed.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from csd_core.errors import UserError
 
-# What decides shapes and meaning of the weights. The rest (losses, schedules) belongs to the run at hand.
+# Settings on which shapes and meaning of the weights depend. Losses and schedules stay the new run's.
 ARCHITECTURE = (
     "near_plane",
     "far_plane",
@@ -88,40 +89,36 @@ def adopt_architecture(config: NerfactoModelConfig, run: Path, weights: dict[str
         weights: the checkpoint's "pipeline".
 
     Returns:
-        What was changed, in words.
+        The changes, in words.
 
     Raises:
-        UserError: the run was of another method, or needs tinycudann here.
+        UserError: the run was of another method, or needs tinycudann, which is not available.
     """
-    settings = read_model_settings(run)
-    method = (
-        "" if settings is None else str(settings.get(_TAG, "")).rsplit(".", 1)[-1].removesuffix("ModelConfig")
-    )
+    settings = read_model_settings(run) or {}
+    method = str(settings.get(_TAG, "")).rsplit(".", 1)[-1].removesuffix("ModelConfig")
     is_nerfacto = any(key.startswith("_model.proposal_networks.") for key in weights)
-    if not is_nerfacto or (method and method not in ("Nerfacto", "CSD")):
-        was = f", that one is of {method}" if method and method not in ("Nerfacto", "CSD") else ""
-        raise UserError(f"{run}: expected a run of nerfacto{was}; train one with ns-train nerfacto")
+    if not is_nerfacto or method not in ("", "Nerfacto", "CSD"):
+        got = method or "another method"
+        raise UserError(
+            f"{run}: expected a run of nerfacto, got one of {got}; train one with ns-train nerfacto"
+        )
     changes = []
-    for name in ARCHITECTURE if settings is not None else ():
-        assert settings is not None
-        if name not in settings:
-            continue
+    for name in [name for name in ARCHITECTURE if name in settings]:
         here, there = getattr(config, name), settings[name]
         there = tuple(there) if isinstance(here, tuple) else there
         if there != here:
             setattr(config, name, there)
             changes.append(f"{name} {there}")
     if (_POSES in weights) != (config.camera_optimizer.mode != "off"):
-        config.camera_optimizer = dataclasses.replace(
-            config.camera_optimizer, mode=_pose_mode(settings) if _POSES in weights else "off"
-        )
-        changes.append(f"camera optimizer {config.camera_optimizer.mode}")
+        mode = _pose_mode(settings) if _POSES in weights else "off"
+        config.camera_optimizer = dataclasses.replace(config.camera_optimizer, mode=mode)
+        changes.append(f"camera optimizer {mode}")
     config.implementation = _implementation(run, weights)
     return changes
 
 
-def _pose_mode(settings: dict[str, Any] | None) -> Any:
-    mode = (settings or {}).get("camera_optimizer", {}).get("mode", "SO3xR3")
+def _pose_mode(settings: dict[str, Any]) -> Any:
+    mode = settings.get("camera_optimizer", {}).get("mode", "SO3xR3")
     return mode if mode != "off" else "SO3xR3"
 
 
@@ -136,12 +133,18 @@ def _implementation(run: Path, weights: dict[str, Tensor]) -> Any:
     return "tcnn"
 
 
-def check_same_scene(run: Path, outputs: DataparserOutputs) -> None:
-    """Compare how the run placed its cameras with how this one does.
+def check_same_scene(run: Path, outputs: DataparserOutputs, weights: dict[str, Tensor]) -> None:
+    """Compare the views and cameras of the run with those of this one.
 
     Raises:
         UserError: they differ.
     """
+    fix = "give --data and the settings of its data parser as that run had them"
+    images = len(outputs.image_filenames)
+    embedding = weights.get("_model.field.embedding_appearance.embedding.weight", weights.get(_POSES))
+    if embedding is not None and len(embedding) != images:
+        trained = f"it was trained on {len(embedding)} views, this data has {images}"
+        raise UserError(f"{run}: a run of another scene, or with another choice of views: {trained}; {fix}")
     path = run / "dataparser_transforms.json"
     if not path.is_file():
         return
@@ -154,38 +157,5 @@ def check_same_scene(run: Path, outputs: DataparserOutputs) -> None:
         raise UserError(f"{path}: damaged ({type(error).__name__})") from error
     if not same:
         raise UserError(
-            f"{run}: a run of another scene, or of this one with other settings of the data parser: "
-            "its cameras lie elsewhere; give --data and its settings as that run had them"
+            f"{run}: a run of another scene, or with other poses: its cameras lie elsewhere; {fix}"
         )
-
-
-def check_weights_fit(
-    run: Path, config: NerfactoModelConfig, outputs: DataparserOutputs, weights: dict[str, Tensor]
-) -> None:
-    """Build the scene once and compare shapes.
-
-    Raises:
-        UserError: they differ.
-    """
-    images = len(outputs.image_filenames)
-    embedding = weights.get("_model.field.embedding_appearance.embedding.weight", weights.get(_POSES))
-    if embedding is not None and len(embedding) != images:
-        raise UserError(
-            f"{run}: a run of another scene, or with another choice of views: it was trained on "
-            f"{len(embedding)} views, here are {images}; give --data and its settings as that run had them"
-        )
-    model = config.setup(
-        scene_box=outputs.scene_box,
-        num_train_data=images,
-        metadata=outputs.metadata,
-        device="cuda" if config.implementation == "tcnn" else "cpu",
-    )
-    expected = {f"_model.{key}": value.shape for key, value in model.state_dict().items()}
-    for key, shape in expected.items():
-        got = weights[key].shape if key in weights else None
-        if got != shape:
-            what = "lacks it" if got is None else f"has {tuple(got)}"
-            raise UserError(
-                f"{run}: its scene does not fit: {key} should be {tuple(shape)}, the checkpoint {what}; give "
-                "--pipeline.model... as that run had them"
-            )

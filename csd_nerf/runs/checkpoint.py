@@ -1,4 +1,4 @@
-"""What a checkpoint means: scene, optimisers and schedule. It is written beside its place and renamed."""
+"""Checkpoints (scene, optimisers, schedule): found, read, written to a temporary file and renamed."""
 
 import os
 import random
@@ -11,19 +11,10 @@ import numpy as np
 import torch
 
 from csd_core.errors import UserError
+from csd_core.io.files import written_beside
+from csd_nerf.nerfstudio_compat.safe_globals import allow_numpy_scalars
 
 STATE = "csd"  # the entry that nerfstudio's own checkpoints lack
-
-
-def allow_harmless_globals() -> None:
-    """Let torch >= 2.6 load nerfstudio's checkpoints, which hold numpy scalars, with weights_only on.
-
-    A pickle names these as numpy.core... or numpy._core..., as the numpy that wrote it did.
-    """
-    scalar: Any = np.float64(0).__reduce__()[0]
-    dtypes = [value for value in vars(np.dtypes).values() if isinstance(value, type)]
-    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
-    torch.serialization.add_safe_globals([np.dtype, *dtypes, *((scalar, name) for name in names)])
 
 
 def find_checkpoint(
@@ -56,7 +47,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is damaged, or holds something else.
     """
-    allow_harmless_globals()
+    allow_numpy_scalars()
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have their own
@@ -69,7 +60,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def take_shown_appearance(weights: dict[str, Any]) -> None:
-    """Older runs kept what renders of an edited scene show beside nerfacto's appearances: put it in there."""
+    """Convert weights of older runs, which kept the appearance of edited renders outside nerfacto's table."""
     name = "field.embedding_appearance."
     for key in [key for key in weights if key.endswith(f"{name}shown")]:
         prefix = key.removesuffix("shown")
@@ -80,9 +71,9 @@ def take_shown_appearance(weights: dict[str, Any]) -> None:
 
 
 def write_checkpoint(content: dict[str, Any], path: Path, *, only_latest: bool) -> None:
-    """Put a checkpoint in its place, all or nothing; then remove older ones if only the latest is kept."""
+    """Write a checkpoint, all or nothing; then remove older ones if only the latest is kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # beside the folder, not in it: nerfstudio takes every name in there for a checkpoint
+    # not in the same folder: nerfstudio takes every file there for a checkpoint
     with tempfile.TemporaryDirectory(dir=path.parent.parent, prefix=".unfinished-") as beside:
         fresh = Path(beside) / path.name
         with open(fresh, "wb") as file:
@@ -97,15 +88,12 @@ def write_checkpoint(content: dict[str, Any], path: Path, *, only_latest: bool) 
 
 
 def keep_copy(path: Path, folder: Path) -> None:
-    """Keep a checkpoint in another folder, too; at no cost where the file system has hard links."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unfinished-") as beside:
-        fresh = Path(beside) / path.name
+    """Keep a checkpoint in another folder as well, as a hard link where the file system has them."""
+    with written_beside(folder / path.name) as fresh:
         try:
             os.link(path, fresh)
         except OSError:
             shutil.copyfile(path, fresh)
-        os.replace(fresh, folder / path.name)
 
 
 def random_state() -> dict[str, Any]:
@@ -120,7 +108,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Undo the difference to random_state()."""
+    """Restore random_state()."""
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -87,7 +87,7 @@ def open_scene(run: Path) -> Scene:
     """
     from nerfstudio.utils.eval_utils import eval_setup
 
-    from csd_nerf.csd_model import LPIPS_CLASS, LazyLPIPS
+    from csd_nerf.nerfstudio_compat.lpips import LPIPS_CLASS, LazyLPIPS
 
     config_path = find_run(run)
     checkpoints = latest_checkpoint(config_path).parent

@@ -1,5 +1,9 @@
 """Rounds of edits over views of mixed sizes."""
 
+import copy
+import dataclasses
+import gc
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ import torch
 
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_nerf.csd_datamanager import CSDDataManagerConfig, Editing
+from csd_nerf.editing.rounds import Rounds
 from csd_nerf.editing.views import to_float
 from tests.csd_nerf.conftest import arguments, parse, train, write_capture
 
@@ -91,26 +96,26 @@ def test_a_request_edits_out_of_turn_but_not_during_base_training(
     mixed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manager = mixed.datamanager
-    assert not manager._is_due(3, first=2)
+    assert not manager.is_due(3, first=2)
     manager.edit_panel.edit_now.cb_hook(None)
-    assert manager._is_due(3, first=2)
-    assert not manager._is_due(3, first=2)
+    assert manager.is_due(3, first=2)
+    assert not manager.is_due(3, first=2)
     manager.request_round()
-    assert not manager._is_due(1, first=2)
+    assert not manager.is_due(1, first=2)
     assert "begin at step 2" in capsys.readouterr().out
-    assert manager._is_due(8, first=2)
+    assert manager.is_due(8, first=2)
 
 
 def test_rounds_use_what_the_panel_says(mixed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     manager = mixed.datamanager
     for name, value in (("prompt", "night"), ("guidance_scale", 4.0), ("image_guidance_scale", 2.0)):
         monkeypatch.setattr(manager.live, name, value)
-    prompt, settings = manager._asked(5)
+    prompt, settings = manager._prompt_and_settings(5)
     assert prompt == "night"
     assert (settings.guidance_scale, settings.image_guidance_scale) == (4.0, 2.0)
     assert settings.seed != manager.config.edit.seed
     monkeypatch.setattr(manager.live, "prompt", "  ")
-    assert manager._asked(5)[0] == manager.config.prompt
+    assert manager._prompt_and_settings(5)[0] == manager.config.prompt
 
 
 def test_paper_settings() -> None:
@@ -170,7 +175,7 @@ def test_a_view_is_renewed_from_the_render_under_the_photo(
 
     monkeypatch.setattr(baselines, "ip2p_renewed", spy)
     manager, model = single.datamanager, single.model.eval()
-    prompt, settings = manager._asked(4)
+    prompt, settings = manager._prompt_and_settings(4)
     editing = Editing(manager._load_denoiser(), prompt, settings, single.progress)
     with single.progress.round(9):
         (done,) = manager._edit_views([1], model, editing)
@@ -184,7 +189,7 @@ def test_a_view_is_renewed_from_the_render_under_the_photo(
     levels = set()
     for number in range(4):
         quiet: Any = _Quiet()
-        prompt, settings = manager._asked(number)
+        prompt, settings = manager._prompt_and_settings(number)
         editing = Editing(manager._load_denoiser(), prompt, settings, quiet)
         manager._renewed(seen["condition"], seen["image"], editing)
         levels.add(round(seen["level"], 6))
@@ -197,3 +202,24 @@ class _Quiet:
     @contextmanager
     def task(self, *_: Any) -> Any:
         yield lambda _: None
+
+
+@pytest.mark.parametrize("cyclic", [False, True])
+def test_a_model_that_is_not_kept_is_freed_before_the_cache_is_emptied(
+    mixed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cyclic: bool
+) -> None:
+    manager = copy.copy(mixed.datamanager)
+    manager.config = dataclasses.replace(manager.config, keep_model_loaded=False)
+    manager._denoiser = None
+    denoiser: Any = manager._load_denoiser()
+    if cyclic:  # as compiled and offloaded models have
+        denoiser.itself = denoiser
+    gone, freed = weakref.ref(denoiser), []
+    del denoiser
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(gone() is None))
+    gc.disable()  # so that nothing but the round itself collects
+    try:
+        manager.run_round(9, mixed.model, Rounds(tmp_path / "edits"), mixed.progress)
+    finally:
+        gc.enable()
+    assert freed == [True]

@@ -6,7 +6,8 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 from torch.nn.functional import normalize
 
-from csd_nerf.csd_model import CSDModel, CSDModelConfig, LazyLPIPS, _lpips, choose_implementation
+from csd_nerf.csd_model import CSDModel, CSDModelConfig, choose_implementation
+from csd_nerf.nerfstudio_compat.lpips import LazyLPIPS, _lpips
 
 RENDER_TOLERANCE = 1e-6
 

@@ -12,7 +12,7 @@ import torch
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import UserError
 from csd_core.machine import FreeCores
-from csd_nerf.csd_model import LazyLPIPS
+from csd_nerf.nerfstudio_compat.lpips import LazyLPIPS
 from csd_nerf.editing.quality import Quality
 from csd_nerf.editing.rounds import Rounds
 from csd_nerf.runs.checkpoint import STATE, read_checkpoint
@@ -166,7 +166,7 @@ def test_base_of_another_method_is_refused(capture: Path, tmp_path: Path, tiny_e
     tag = "!!python/object:nerfstudio.models.splatfacto.SplatfactoModelConfig"
     (run / "config.yml").write_text(f"pipeline:\n  model: {tag}\n    sh_degree: 3\n")
     words = arguments(capture, tmp_path / "out", tiny_epsilon, "--load-dir", str(run / "nerfstudio_models"))
-    with pytest.raises(UserError, match="expected a run of nerfacto, that one is of Splatfacto"):
+    with pytest.raises(UserError, match="expected a run of nerfacto, got one of Splatfacto"):
         prepare(parse(words))
 
 

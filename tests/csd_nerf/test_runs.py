@@ -87,7 +87,7 @@ def test_killed_run_goes_on_to_the_same_images(
     more = ("--load-dir", str(killed / "nerfstudio_models"))
     done = run_command("ns-train", *arguments(capture, tmp_path / "resumed", tiny_epsilon, *more))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Goes on from" in done.stdout
+    assert "Continuing from" in done.stdout
 
     reference, resumed = finished[0], run_folder(tmp_path / "resumed")
     images = sorted(path.relative_to(reference) for path in (reference / "edits").rglob("*.png"))

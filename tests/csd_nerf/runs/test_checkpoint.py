@@ -11,7 +11,7 @@ import torch
 
 from csd_core.errors import UserError
 from csd_nerf.runs.checkpoint import (
-    allow_harmless_globals,
+    allow_numpy_scalars,
     find_checkpoint,
     keep_copy,
     random_state,
@@ -38,7 +38,7 @@ def test_every_generator_goes_on_where_it_was() -> None:
 
 @pytest.mark.parametrize("core", ["core", "_core"])
 def test_numpy_scalars_load_under_either_name(tmp_path: Path, core: str) -> None:
-    allow_harmless_globals()
+    allow_numpy_scalars()
     path = tmp_path / "a.ckpt"
     torch.save({"lr": np.float64(0.5), "n": np.int64(3)}, path, _use_new_zipfile_serialization=False)
     mine = np.float64(0).__reduce__()[0].__module__.encode()  # type: ignore[union-attr]
@@ -51,7 +51,7 @@ def test_nothing_else_is_allowed(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple:
             return print, ("executed",)
 
-    allow_harmless_globals()
+    allow_numpy_scalars()
     torch.save({"pipeline": Evil(), "step": 0}, tmp_path / "a.ckpt", pickle_module=pickle)
     with pytest.raises(UserError, match="not a readable checkpoint"):
         read_checkpoint(tmp_path / "a.ckpt")
