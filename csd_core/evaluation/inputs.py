@@ -16,9 +16,9 @@ from torch import Tensor
 
 from csd_core.errors import UserError, expect
 from csd_core.evaluation.measuring import Again, Borders, PanoramaPair
-from csd_core.io.images import MAX_PIXELS, Picture, read_mask, read_picture
+from csd_core.io.images import MAX_PIXELS, Picture, read_mask, read_picture, sides
 from csd_core.io.video_masks import open_masks
-from csd_core.io.video_sources import pictures_in, sides
+from csd_core.io.video_sources import pictures_in
 from csd_core.io.videos import MAX_FRAMES, Video, read_video
 
 

@@ -13,9 +13,9 @@ import av
 import av.error
 
 from csd_core.errors import UserError, expect
+from csd_core.io.images import sides
 from csd_core.io.video_colours import Colours
 from csd_core.io.video_muxer import ANIMATIONS, CONTAINERS, Coding, encode_trial
-from csd_core.io.video_sources import sides
 from csd_core.io.videos import Video
 
 _CRF = {"libx264": 18, "libx264rgb": 18, "libx265": 20, "libvpx-vp9": 30, "libvpx": 10, "libsvtav1": 28}

@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from csd_core.errors import expect
-from csd_core.io.images import MAX_PIXELS, read_mask
-from csd_core.io.video_sources import is_still_picture, sides
+from csd_core.io.images import MAX_PIXELS, luma, read_mask, sides
+from csd_core.io.video_sources import is_still_picture
 from csd_core.io.videos import Video, read_video
 
 _MASK_NOISE = 4 / 255  # what encoders add to black and white
@@ -82,9 +82,9 @@ def open_masks(path: Path, video: Selected, *, max_pixels: int = MAX_PIXELS) -> 
 
 def _moving_masks(masks: Video, times: int) -> Iterator[np.ndarray]:
     for frame in masks.frames(ground=0):
-        mask = np.rint(frame @ np.array([0.299, 0.587, 0.114], np.float32)) / np.float32(255)
+        mask = luma(frame) / np.float32(255)
         if masks.is_lossy:
             mask[mask <= _MASK_NOISE] = 0
             mask[mask >= 1 - _MASK_NOISE] = 1
         for _ in range(times):
-            yield mask.astype(np.float32)
+            yield mask

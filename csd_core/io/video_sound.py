@@ -11,7 +11,8 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Stream
 
-from csd_core.io.video_sources import decoding, open_container
+from csd_core.io.images import decoding
+from csd_core.io.video_sources import open_container
 from csd_core.io.videos import Video
 
 
@@ -58,7 +59,7 @@ class CopiedSound:
     def _kept(self) -> Any:
         """(time in the output, packet) of those in the selection."""
         video = self._video
-        with decoding(video.path):
+        with decoding(video.path, "video"):
             for packet in self._source.demux(*self._source.streams.audio):
                 stamp = packet.dts if packet.pts is None else packet.pts
                 if stamp is None or not packet.size:

@@ -1,19 +1,16 @@
-"""Frames decoded from files and folders: by FFmpeg, animated WebP by Pillow, pictures by io.images.
+"""Frames decoded from files and folders: videos by FFmpeg, animations by Pillow, pictures by io.images.
 
-They are decoded one after the other whenever they are asked for; none is kept. Pixels are upright.
+Frames are decoded one after the other on request; none is kept. Pixels are upright.
 """
 
 import re
 import struct
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import av
-import av.error
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
@@ -22,18 +19,19 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from PIL import Image
 
-from csd_core.errors import UserError, expect
-from csd_core.io.files import unreadable
-from csd_core.io.images import Picture, read_picture
+from csd_core.errors import expect
+from csd_core.io.images import check_pixels, decoding, eight_bits, pillow_limit, read_picture, rgb_pixels
 from csd_core.io.video_colours import Colours, colours_of, to_rgb
-from csd_core.io.video_truncation import is_cut_off
 
 DEFAULT_RATE = Fraction(24)
-"""Frames per second of what has no times, such as a folder of pictures."""
+"""Frames per second where a file has no times, such as a folder of pictures."""
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+_PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NO_VIDEOS = ("tty", "hls", "concat", "dash", "image2")  # text, and lists that name other files
 _FILE_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "software"}
+_MOV_BOXES = b"ftyp moov mdat moof free skip wide uuid sidx styp mfra".split()
+_EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 
 
 class Frame(NamedTuple):
@@ -41,49 +39,59 @@ class Frame(NamedTuple):
 
     name: str
     time: Fraction | None
-    """When it is shown, in the time of the file."""
+    """When it is shown, in seconds of the file."""
     length: Fraction
-    """How long the file says it is shown; 0 if it does not."""
+    """How long it is shown according to the file; 0 if unknown."""
     size: tuple[int, int]
     colours: Colours | None
     aspect: Fraction
     may_be_clear: bool
     pixels: Callable[[], np.ndarray]
-    """RGB or, where it may be clear, RGBA: (H, W, 3 or 4) uint8."""
+    """RGB or, where it may be transparent, RGBA: (H, W, 3 or 4) uint8."""
 
 
-class Source(Protocol):
-    """Something that yields frames, from the beginning at every iteration."""
+class Source:
+    """Yields frames, from the beginning at every iteration. Can be pickled: ranks send it to each other.
 
-    has_sound: bool
-    notes: tuple[str, ...]
-    metadata: dict[str, str]
-    tick: Fraction
-    """Times are multiples of this, rounded."""
-    rates: tuple[Fraction, ...]
-    """Frame rates that the file states."""
-    is_lossy: bool
-    """The codec changes pixels."""
+    Attributes:
+        has_sound: the file has sound.
+        notes: what a user should know.
+        metadata: title and the like.
+        tick: times are rounded to multiples of this.
+        rates: frame rates that the file states.
+        is_lossy: the codec changes pixels.
+        stated_end: when the last frame ends, in seconds of the file, if it states that.
+        stated_length: how long all frames last, if it states that.
+    """
 
-    def __iter__(self) -> Generator[Frame]: ...
+    has_sound = False
+    notes: tuple[str, ...] = ()
+    tick = Fraction(1, 1000)
+    rates: tuple[Fraction, ...] = ()
+    is_lossy = False
+    stated_end: Fraction | None = None
+    stated_length: Fraction | None = None
 
-    def stated_end(self, first: Fraction) -> Fraction | None:
-        """When the last frame ends, if the file says so; its first is shown at `first`."""
-        ...
+    def __init__(self, path: Path, max_pixels: int) -> None:
+        self.path, self.max_pixels = path, max_pixels
+        self.metadata: dict[str, str] = {}
+
+    def __iter__(self) -> Generator[Frame]:
+        raise NotImplementedError
 
 
 def open_source(path: Path, max_pixels: int) -> Source:
     """The frames of a file or folder.
 
     Raises:
-        UserError: there is no such file, or no video or pictures in it.
+        UserError: there is no such file, or no video or pictures in it, or it is cut off.
     """
     expect(path.exists(), str(path), "a video or a folder of frames", "no such file; check the path")
     if path.is_dir():
         return _Pictures(path, pictures_in(path), max_pixels)
-    start = _start(path)
-    expect(bool(start), str(path), "a video", "an empty file; copy or save it again")
-    if _is_animated_webp(start):
+    with decoding(path, "video"), path.open("rb") as file:
+        expect(bool(file.read(1)), str(path), "a video", "an empty file; copy or save it again")
+    if _is_animation(path):
         return _Animation(path, max_pixels)
     if is_still_picture(path):
         return _Pictures(path, [path], max_pixels)
@@ -91,52 +99,17 @@ def open_source(path: Path, max_pixels: int) -> Source:
 
 
 def is_still_picture(path: Path) -> bool:
-    """It is a still picture, of those that read_picture reads as well as a decoder of videos."""
-    start = _start(path)
-    if _is_animated_webp(start):
-        return False
-    if start[:8] == b"\x89PNG\r\n\x1a\n":
-        head = path.read_bytes().partition(b"IDAT")[0]
-        return b"acTL" not in head
-    is_jpeg = start[:3] == b"\xff\xd8\xff" and path.suffix.lower() not in (".mjpeg", ".mjpg")
-    return is_jpeg or start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or start[8:12] == b"WEBP"
-
-
-@contextmanager
-def decoding(path: Path) -> Iterator[None]:
-    """Turn what decoders raise into one line.
-
-    Raises:
-        UserError: of any error but those of memory.
-    """
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except PermissionError as error:
-        raise unreadable(path, error) from error
-    except (av.error.FFmpegError, OSError, ValueError, EOFError, SyntaxError, IndexError) as error:
-        raise _damaged(path, getattr(error, "strerror", None) or str(error)) from error
+    """Whether it is a still picture, of those that read_picture reads as well as a decoder of videos."""
+    with decoding(path, "video"), path.open("rb") as file:
+        start = file.read(12)
+    is_picture = start.startswith(_PICTURE_MAGIC) and path.suffix.lower() not in (".mjpeg", ".mjpg")
+    return (is_picture or start[8:12] == b"WEBP") and not _is_animation(path)
 
 
 def open_container(path: Path) -> InputContainer:
     """Opened by FFmpeg."""
     # absolute: "name:" at the start of a path would be a protocol
     return av.open(str(path.absolute()), "r", metadata_errors="replace")
-
-
-def sides(size: tuple[int, int]) -> str:
-    """Height and width as users write them: 48x32 is 48 wide."""
-    return f"{size[1]}x{size[0]}"
-
-
-def _start(path: Path) -> bytes:
-    with decoding(path), path.open("rb") as file:
-        return file.read(32)
-
-
-def _is_animated_webp(start: bytes) -> bool:
-    return start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X" and len(start) > 20 and bool(start[20] & 2)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -158,60 +131,38 @@ def _natural(path: Path) -> tuple[list[Any], str]:
     return [int(part) if k % 2 else part for k, part in enumerate(parts)], path.name
 
 
-def _damaged(path: Path, reason: str) -> UserError:
-    reason = " ".join(reason.split()) or "unknown"
-    got = f"one that is damaged or cut off, or something else ({reason})"
-    return UserError(f"{path}: expected a whole video, got {got}; copy or save it again")
-
-
-def _check_whole(path: Path) -> None:
-    if is_cut_off(path):
-        raise _damaged(path, f"it ends after {path.stat().st_size} bytes")
-
-
-def _check_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
-    pixels = size[0] * size[1]
-    got = f"{sides(size)}, {pixels} pixels, more than the limit of {max_pixels}; raise it with --max-pixels"
-    expect(pixels <= max_pixels, str(path), "frames of a size to edit", got)
-
-
-class _File:
-    """A file that FFmpeg decodes."""
+class _File(Source):
+    """A video that FFmpeg decodes."""
 
     def __init__(self, path: Path, max_pixels: int) -> None:
-        self._path, self._max_pixels = path, max_pixels
-        with decoding(path), open_container(path) as container:
+        super().__init__(path, max_pixels)
+        with decoding(path, "video"), open_container(path) as container:
             stream = _video_stream(path, container)
-            _check_pixels(path, (stream.height, stream.width), max_pixels)
-            self.tick = stream.time_base or Fraction(1, 1000)
+            check_pixels(path, (stream.height, stream.width), max_pixels)
+            if _is_cut_off(path):
+                raise EOFError(f"it ends after {path.stat().st_size} bytes")
+            self.tick = stream.time_base or self.tick
             stated = (stream.guessed_rate, stream.average_rate, stream.base_rate)
             self.rates = tuple(rate for rate in stated if rate)
-            told = container.metadata | {k: v for k, v in stream.metadata.items() if k == "title"}
-            self.metadata = {key: value for key, value in told.items() if key.lower() not in _FILE_TAGS}
+            tags = container.metadata | {k: v for k, v in stream.metadata.items() if k == "title"}
+            self.metadata = {key: value for key, value in tags.items() if key.lower() not in _FILE_TAGS}
             self.has_sound = bool(container.streams.audio)
             self.is_lossy = stream.codec_context.codec.lossy
-            self.notes: tuple[str, ...] = ("subtitles are left out",) if container.streams.subtitles else ()
-            self._stated_end = _stated_end(container, stream)
-        self._is_checked = False
+            self.notes = ("subtitles are left out",) if container.streams.subtitles else ()
+            # of the pictures, apart from the sound
+            if end := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):
+                self.stated_end = int(end[1]) * 3600 + int(end[2]) * 60 + Fraction(end[3])
+            elif container.format.name.startswith("mov") and stream.duration:
+                self.stated_length = stream.duration * self.tick
 
     def __iter__(self) -> Generator[Frame]:
-        with decoding(self._path), open_container(self._path) as container:
-            stream = _video_stream(self._path, container)
+        with decoding(self.path, "video"), open_container(self.path) as container:
+            stream = _video_stream(self.path, container)
             stream.thread_type = "AUTO"
-            convert, k = VideoReformatter(), 0
-            for packet in container.demux(stream):
-                for frame in packet.decode():
-                    _check_pixels(self._path, (frame.height, frame.width), self._max_pixels)
-                    yield _upright(frame, stream, convert, k)
-                    k += 1
-        if not self._is_checked:
-            with decoding(self._path):
-                _check_whole(self._path)
-            self._is_checked = True
-
-    def stated_end(self, first: Fraction) -> Fraction | None:
-        """See Source."""
-        return self._stated_end(first)
+            convert = VideoReformatter()
+            for k, frame in enumerate(container.decode(stream)):
+                check_pixels(self.path, (frame.height, frame.width), self.max_pixels)
+                yield _upright(frame, stream, convert, k)
 
 
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:
@@ -226,15 +177,36 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
     return stream
 
 
-def _stated_end(container: InputContainer, stream: VideoStream) -> Callable[[Fraction], Fraction | None]:
-    """When the pictures end by what the file says of them apart from the sound, given when they begin."""
-    if told := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):
-        end = int(told[1]) * 3600 + int(told[2]) * 60 + Fraction(told[3])
-        return lambda first: end
-    if container.format.name.startswith("mov") and stream.duration and stream.time_base:
-        length = stream.duration * stream.time_base
-        return lambda first: first + length
-    return lambda first: None
+def _is_cut_off(path: Path) -> bool:
+    """Whether an mp4, mov, mkv, webm or AVI should be longer by the lengths of its parts.
+
+    FFmpeg takes the end of such a file for the end of the video: neither err_detect nor the flags of packets
+    and frames tell of what is missing.
+    """
+    at, size = 0, path.stat().st_size
+    with path.open("rb") as file:
+        while at < size:
+            file.seek(at)
+            length = _part_length(file.read(20))
+            if not length:  # it lasts until the end, or is of another kind
+                return False
+            at += length
+    return at > size
+
+
+def _part_length(start: bytes) -> int:
+    """Bytes of the part of a file that starts with these: a box, an element or a chunk; 0 if unknown."""
+    if start[4:8] in _MOV_BOXES:
+        length = int.from_bytes(start[:4], "big")
+        return int.from_bytes(start[8:16], "big") if length == 1 else length
+    if start[:4] in (_EBML, _SEGMENT) and len(start) > 4 and start[4]:
+        extra = 8 - start[4].bit_length()  # the leading one says how many bytes follow
+        length = int.from_bytes(start[4 : 5 + extra], "big") - (1 << 7 * (extra + 1))
+        is_known = length != (1 << 7 * (extra + 1)) - 1
+        return 5 + extra + length if is_known else 0
+    if start[:4] == b"RIFF" and (length := int.from_bytes(start[4:8], "little")):
+        return 8 + length
+    return 0
 
 
 def _upright(frame: VideoFrame, stream: VideoStream, convert: VideoReformatter, k: int) -> Frame:
@@ -256,8 +228,7 @@ def _upright(frame: VideoFrame, stream: VideoStream, convert: VideoReformatter, 
     )
 
 
-@dataclass(frozen=True)
-class _Turn:
+class _Turn(NamedTuple):
     """One of the eight ways to turn and mirror pixels: first rows and columns swap places."""
 
     swaps: bool = False
@@ -271,7 +242,7 @@ class _Turn:
 
 
 def _turn(matrix: bytes) -> _Turn:
-    """What makes pixels upright. A matrix that slants them is left alone: players ignore it as well."""
+    """What makes pixels upright. A matrix that slants them is ignored, as by players."""
     a, b, _, c, d, *_ = struct.unpack("=9i", matrix[:36])
     if b == c == 0 and a and d:
         return _Turn(False, d < 0, a < 0)
@@ -280,89 +251,58 @@ def _turn(matrix: bytes) -> _Turn:
     return _Turn()
 
 
-class _Still:
-    """What pictures have in common: no sound, no tags."""
-
-    has_sound = False
-    notes: tuple[str, ...] = ()
-    is_lossy = False
-    tick = Fraction(1, 1000)
-    rates: tuple[Fraction, ...] = ()
-
-    def __init__(self) -> None:
-        self.metadata: dict[str, str] = {}
-
-    def stated_end(self, first: Fraction) -> Fraction | None:
-        """See Source."""
-        return None
-
-
-class _Animation(_Still):
-    """An animated WebP, which FFmpeg does not decode."""
-
-    def __init__(self, path: Path, max_pixels: int) -> None:
-        super().__init__()
-        self._path, self._max_pixels = path, max_pixels
+class _Animation(Source):
+    """A GIF, an animated PNG or WebP. Pillow refuses one whose pixels are cut off; FFmpeg reads no WebP."""
 
     def __iter__(self) -> Generator[Frame]:
-        with decoding(self._path):
-            _check_whole(self._path)  # Pillow would end with the last whole frame
-            with _animation(self._path, self._max_pixels) as image:
-                yield from self._frames(image)
+        with decoding(self.path, "video"), _open_animation(self.path) as image:
+            check_pixels(self.path, (image.height, image.width), self.max_pixels)
+            # between two frames Pillow takes the end of a GIF for the end of the animation
+            if image.format == "GIF" and not self.path.read_bytes().rstrip(b"\0").endswith(b";"):
+                raise EOFError("its last byte is missing")
+            shown = Fraction(0)
+            # the picture of an APNG for programs that do not play it
+            first = int(bool(image.info.get("default_image")))
+            for k in range(first, getattr(image, "n_frames", 1)):
+                image.seek(k)
+                image.load()
+                length = Fraction(int(image.info.get("duration", 0)) or 100, 1000)  # as browsers do
+                pixels = eight_bits(rgb_pixels(self.path, image))
+                yield _still_frame(f"frame {k - first}", shown, length, pixels)
+                shown += length
 
-    def _frames(self, image: Image.Image) -> Iterator[Frame]:
-        shown = Fraction(0)
-        for k in range(getattr(image, "n_frames", 1)):
-            image.seek(k)
-            image.load()
-            length = Fraction(int(image.info.get("duration", 0)) or 100, 1000)  # as browsers do
-            pixels = np.asarray(image.convert("RGBA" if image.mode == "RGBA" else "RGB"))
-            yield _still_frame(f"frame {k}", shown, length, pixels)
-            shown += length
 
-
-def _animation(path: Path, max_pixels: int) -> Image.Image:
-    """Opened by Pillow, whose own limit of pixels is off meanwhile."""
-    limit = Image.MAX_IMAGE_PIXELS
+def _is_animation(path: Path) -> bool:
+    """Whether it is an animation that Pillow decodes. A GIF always is: it may have lost frames."""
     try:
-        Image.MAX_IMAGE_PIXELS = None
-        image = Image.open(path, formats=("WEBP",))
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-    try:
-        _check_pixels(path, (image.height, image.width), max_pixels)
-    except UserError:
-        image.close()
-        raise
-    return image
+        with _open_animation(path) as image:
+            return image.format == "GIF" or getattr(image, "is_animated", False)
+    except Exception:  # something else, or damaged: its decoder says so
+        return False
 
 
-class _Pictures(_Still):
+def _open_animation(path: Path) -> Image.Image:
+    with pillow_limit(None):
+        return Image.open(path, formats=("GIF", "PNG", "WEBP"))
+
+
+class _Pictures(Source):
     """Still pictures, one after the other."""
 
     rates = (DEFAULT_RATE,)
 
     def __init__(self, path: Path, files: list[Path], max_pixels: int) -> None:
-        super().__init__()
-        self._files, self._max_pixels = files, max_pixels
+        super().__init__(path, max_pixels)
+        self._files = files
         if path.is_dir():
             self.notes = (f"a folder has no times: {DEFAULT_RATE} frames per second are assumed",)
 
     def __iter__(self) -> Generator[Frame]:
         for k, file in enumerate(self._files):
-            picture = read_picture(file, max_pixels=self._max_pixels)
-            yield _still_frame(file.name, k / DEFAULT_RATE, 1 / DEFAULT_RATE, _eight_bits(picture))
+            pixels = eight_bits(read_picture(file, max_pixels=self.max_pixels).stacked())
+            yield _still_frame(file.name, k / DEFAULT_RATE, 1 / DEFAULT_RATE, pixels)
 
 
 def _still_frame(name: str, time: Fraction, length: Fraction, pixels: np.ndarray) -> Frame:
     size, may_be_clear = (pixels.shape[0], pixels.shape[1]), pixels.shape[2] == 4
     return Frame(name, time, length, size, None, Fraction(1), may_be_clear, lambda: pixels)
-
-
-def _eight_bits(picture: Picture) -> np.ndarray:
-    """RGB or RGBA, to the nearest level."""
-    parts = [picture.pixels] if picture.alpha is None else [picture.pixels, picture.alpha]
-    pixels = np.dstack(parts)
-    if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    return pixels

@@ -17,10 +17,10 @@ import numpy as np
 
 from csd_core.errors import UserError, expect
 from csd_core.io.files import check_output, folder_written_beside, written_beside
-from csd_core.io.images import Picture, write_picture
+from csd_core.io.images import Picture, decoding, write_picture
 from csd_core.io.video_codecs import check_no_codec, choose_coding
 from csd_core.io.video_muxer import ANIMATIONS, CONTAINERS, Coding, encode_trial, muxing
-from csd_core.io.video_sources import decoding, open_container
+from csd_core.io.video_sources import open_container
 from csd_core.io.videos import Video
 
 
@@ -189,7 +189,7 @@ def _check_folder(output: Path) -> None:
 
 def _try_sound(output: Path, video: Video, coding: Coding) -> None:
     try:
-        with decoding(video.path), open_container(video.path) as container:
+        with decoding(video.path, "video"), open_container(video.path) as container:
             names = [getattr(s.codec_context, "name", "unknown") for s in container.streams.audio]
         encode_trial(coding, video, sound=True)
     except UserError:

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 from csd_core.errors import UserError, expect
-from csd_core.io.images import MAX_PIXELS
+from csd_core.io.images import MAX_PIXELS, sides
 from csd_core.io.video_colours import Colours, untagged_colours
-from csd_core.io.video_sources import DEFAULT_RATE, Frame, Source, open_source, sides
+from csd_core.io.video_sources import DEFAULT_RATE, Frame, Source, open_source
 
 MAX_FRAMES = 3000
 """So many frames may be selected by default."""
@@ -220,7 +220,8 @@ def _timeline(stamps: list[Fraction | None], last_length: Fraction, source: Sour
     rate = _rate(known, last_length, source)
     times = [known[0] + k / rate for k in range(len(known))] if rate else known
     usual = 1 / rate if rate else (known[-1] - known[-2] if len(known) > 1 else 1 / DEFAULT_RATE)
-    end = source.stated_end(known[0]) or known[-1] + last_length
+    length = source.stated_length
+    end = source.stated_end or (known[0] + length if length else known[-1] + last_length)
     slack = max(source.tick, Fraction(1, 1000))  # an mp4 may round the end to milliseconds
     if end <= times[-1] or (rate and abs(end - times[-1] - usual) <= slack <= usual / 4):
         end = times[-1] + usual
