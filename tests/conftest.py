@@ -133,11 +133,11 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 
     sizes: list[int] = []
-    encode = InstructPix2Pix.encode_condition
+    encode = InstructPix2Pix.encode
 
     def counted(self: InstructPix2Pix, images: torch.Tensor) -> torch.Tensor:
         sizes.append(len(images))
         return encode(self, images)
 
-    monkeypatch.setattr(InstructPix2Pix, "encode_condition", counted)
+    monkeypatch.setattr(InstructPix2Pix, "encode", counted)
     return sizes

@@ -8,20 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from csd_core.baselines import (
-    METHODS,
-    SamplingConfig,
-    ip2p_frames,
-    ip2p_overlap,
-    ip2p_patch,
-    ip2p_renewed,
-    ip2p_resize,
-    num_calls,
-)
+from csd_core.baselines import METHODS, ip2p_frames, ip2p_overlap, ip2p_patch, ip2p_renewed, ip2p_resize
+from csd_core.denoisers.base import Branch, Conditioning, SamplingConfig
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import UserError
 from csd_core.image_ops import resize
 from csd_core.method.schedule import step_generator
+from tests import models
 from tests.conftest import DOWNSCALE, NATIVE_SIZE
 
 PIPELINE_ERROR = 1e-3
@@ -41,11 +34,20 @@ def load(folder: Path, scheduler: str = "DDIMScheduler", **options: Any) -> Inst
     """The model, with its noise schedule in the hands of another scheduler of diffusers."""
     import diffusers
 
-    parts = InstructPix2Pix.from_pretrained(str(folder), **options).pipeline().components
+    parts = models.load(folder, **options).pipeline().components
     parts["scheduler"] = getattr(diffusers, scheduler).from_config(parts["scheduler"].config)
     return InstructPix2Pix(
         **{name: parts[name] for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
     )
+
+
+def encode(model: InstructPix2Pix, images: Tensor) -> Conditioning:
+    return model.encode_condition(images, model.encode(images))
+
+
+def embed(model: InstructPix2Pix, text: str) -> Tensor:
+    nothing = Conditioning(1, image=torch.zeros(1, 4, 8, 8))
+    return model.conditioning(Branch(True, text, (1.0,)), nothing).tensors["text"]
 
 
 def picture(height: int = NATIVE_SIZE, width: int = NATIVE_SIZE) -> Tensor:
@@ -86,12 +88,10 @@ def test_one_window_is_what_diffusers_makes_of_it(
     assert difference(edited, image) > 0.05
 
 
-@each_method
-def test_without_guidance_it_is_what_diffusers_makes_of_it(
-    tiny_epsilon: Path, method: Callable[..., Tensor]
-) -> None:
+def test_without_guidance_it_is_what_diffusers_makes_of_it(tiny_epsilon: Path) -> None:
     model, image, config = load(tiny_epsilon), picture(), replace(CONFIG, guidance_scale=1.0)
-    assert difference(method(model, image, PROMPT, config), by_hand(model, image, config)) < PIPELINE_ERROR
+    edited = ip2p_overlap(model, image, PROMPT, config, stride=STRIDE)
+    assert difference(edited, by_hand(model, image, config)) < PIPELINE_ERROR
 
 
 def test_resize_edits_the_squeezed_image(tiny_model: Path) -> None:
@@ -101,7 +101,7 @@ def test_resize_edits_the_squeezed_image(tiny_model: Path) -> None:
 
 
 @each_scheduler
-def test_patch_edits_each_window_by_itself(tiny_model: Path, scheduler: str) -> None:
+def test_patch_edits_each_window_independently(tiny_model: Path, scheduler: str) -> None:
     model, image = load(tiny_model, scheduler), picture(NATIVE_SIZE + 3, 2 * NATIVE_SIZE + 5)
     expected = torch.full_like(image, torch.nan)
     corners = [(top, left) for top in (0, 3) for left in (0, NATIVE_SIZE, NATIVE_SIZE + 5)]
@@ -120,8 +120,8 @@ def averaged(model: InstructPix2Pix, image: Tensor, config: SamplingConfig, corn
     scheduler: Any = model.pipeline().scheduler
     unet: Any = model.pipeline().unet
     scheduler.set_timesteps(config.num_inference_steps)
-    said, unsaid = model.embed([PROMPT]), model.embed([config.negative_prompt])
-    condition = model.encode_condition(image)
+    text, negative = embed(model, PROMPT), embed(model, config.negative_prompt)
+    condition = encode(model, image).tensors["image"]
     generator = step_generator(config.seed, 0)
     x = torch.randn(condition.shape, generator=generator) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
@@ -131,8 +131,8 @@ def averaged(model: InstructPix2Pix, image: Tensor, config: SamplingConfig, corn
             x_t, shown = scheduler.scale_model_input(x, t)[here], condition[here]
             blank = torch.zeros_like(shown)
             e_u, e_i, e_it = (
-                unet(torch.cat([x_t, seen], dim=1), t, encoder_hidden_states=text).sample
-                for seen, text in ((blank, unsaid), (shown, unsaid), (shown, said))
+                unet(torch.cat([x_t, image], dim=1), t, encoder_hidden_states=words).sample
+                for image, words in ((blank, negative), (shown, negative), (shown, text))
             )
             change = config.image_guidance_scale * (e_i - e_u) + config.guidance_scale * (e_it - e_i)
             guided.append((top, left, e_u + change))
@@ -170,18 +170,17 @@ def test_overlap_pads_and_crops(tiny_epsilon: Path) -> None:
 
 
 @each_method
-def test_no_large_image_passes_the_vae_untiled(
-    tiny_epsilon: Path, method: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_large_image_passes_the_vae_untiled(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
     model = load(tiny_epsilon)
     vae = model.pipeline().vae
     sides: list[int] = []
-    encoder, decoder = vae.encoder.register_forward_pre_hook, vae.decoder.register_forward_pre_hook
-    encoder(lambda _, args: sides.append(max(args[0].shape[-2:])))
-    decoder(lambda _, args: sides.append(max(args[0].shape[-2:]) * DOWNSCALE))
+    for network, factor in ((vae.encoder, 1), (vae.decoder, DOWNSCALE)):
+        network.register_forward_pre_hook(
+            lambda _, args, factor=factor: sides.append(max(args[0].shape[-2:]) * factor)
+        )
     method(model, picture(NATIVE_SIZE, 5 * NATIVE_SIZE), PROMPT, replace(CONFIG, num_inference_steps=1))
     assert sides
-    assert max(sides) <= model.tile_above < 5 * NATIVE_SIZE
+    assert max(sides) <= model.largest_decode < 5 * NATIVE_SIZE
 
 
 # Frames
@@ -194,58 +193,37 @@ def pictures(count: int, height: int = 36, width: int = 48) -> Tensor:
 @each_scheduler
 def test_a_frame_is_what_diffusers_makes_of_it(tiny_model: Path, scheduler: str) -> None:
     model, images = load(tiny_model, scheduler), pictures(3)
-    edited = ip2p_frames(model, model.encode_condition(images), PROMPT, CONFIG)
+    edited = ip2p_frames(model, encode(model, images), PROMPT, CONFIG)
     assert edited.shape == (3, 4, 36 // DOWNSCALE, 48 // DOWNSCALE)
     for image, made in zip(images, model.decode(edited), strict=True):
         assert difference(made[None], by_hand(model, image[None], CONFIG)) < PIPELINE_ERROR
 
 
-def test_a_frame_does_not_know_its_place(tiny_epsilon: Path) -> None:
-    """Neither the others nor the batches matter, even where every step draws noise."""
+def test_a_frame_depends_neither_on_the_others_nor_on_the_chunks(tiny_epsilon: Path) -> None:
     model = load(tiny_epsilon, "EulerAncestralDiscreteScheduler")
-    condition = model.encode_condition(pictures(5, 16, 20))
-    condition[[2, 4]] = condition[0].clone()
-    whole = ip2p_frames(model, condition, PROMPT, replace(CONFIG, max_batch=100))
+    condition = encode(model, pictures(5, 16, 20)[torch.tensor([0, 1, 0, 3, 0])])
+    whole = ip2p_frames(model, condition, PROMPT, replace(CONFIG, chunk_size=100))
     assert difference(whole[2], whole[0]) < SPLIT_ERROR
     assert difference(whole[1], whole[0]) > 0.01
-    for max_batch in (2, 7):
-        parts = ip2p_frames(model, condition, PROMPT, replace(CONFIG, max_batch=max_batch))
+    for chunk_size in (2, 7):
+        parts = ip2p_frames(model, condition, PROMPT, replace(CONFIG, chunk_size=chunk_size))
         assert difference(parts, whole) < SPLIT_ERROR
         assert difference(parts[4], parts[0]) < SPLIT_ERROR
     assert difference(ip2p_frames(model, condition, PROMPT, replace(CONFIG, seed=6)), whole) > 0.01
 
 
-@pytest.mark.parametrize(("max_batch", "calls"), [(2, 5 * 2), (4, 5), (7, 3), (100, 1)])
-def test_evaluations_and_calls_of_frames(tiny_epsilon: Path, max_batch: int, calls: int) -> None:
+@pytest.mark.parametrize(("chunk_size", "calls"), [(2, 5 * 2), (7, 3), (100, 1)])
+def test_evaluations_and_calls_of_frames(tiny_epsilon: Path, chunk_size: int, calls: int) -> None:
     model, frames, batches = load(tiny_epsilon), [], []
-    condition = model.encode_condition(pictures(5, 16, 16))
+    condition = encode(model, pictures(5, 16, 16))
     model.pipeline().unet.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
-    config = replace(CONFIG, max_batch=max_batch)
+    config = replace(CONFIG, chunk_size=chunk_size)
     with model.count_evaluations() as counted:
         ip2p_frames(model, condition, PROMPT, config, callback=frames.append)
     assert counted.count == CONFIG.num_inference_steps * 5 * 3
-    assert max(batches) <= max_batch
+    assert max(batches) <= chunk_size
     assert len(batches) == CONFIG.num_inference_steps * calls
     assert frames == [0, 1, 2, 3, 4]
-
-
-def test_frames_leave_the_global_generator_and_their_condition_alone(tiny_epsilon: Path) -> None:
-    model = load(tiny_epsilon, "EulerAncestralDiscreteScheduler")
-    condition = model.encode_condition(pictures(2))
-    before, kept = torch.manual_seed(7).get_state(), condition.clone()
-    ip2p_frames(model, condition, PROMPT, CONFIG)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(condition, kept)
-
-
-def test_bad_settings_of_frames(tiny_epsilon: Path) -> None:
-    model, condition = load(tiny_epsilon), torch.zeros(2, 4, 8, 8)
-    with pytest.raises(UserError, match="num_inference_steps: expected fewer than the model's 1000"):
-        ip2p_frames(model, condition, PROMPT, replace(CONFIG, num_inference_steps=1000))
-    with pytest.raises(UserError, match="max_batch"):
-        ip2p_frames(model, condition, PROMPT, replace(CONFIG, max_batch=0))
-    with pytest.raises(UserError, match="prompt: expected an instruction"):
-        ip2p_frames(model, condition, " ", CONFIG)
 
 
 # What a result depends on, and what it costs
@@ -256,17 +234,16 @@ def test_the_result_depends_on_the_seed_alone(tiny_epsilon: Path, method: Callab
     model, image = load(tiny_epsilon, "EulerAncestralDiscreteScheduler"), picture(34, 50)
     first = method(model, image, PROMPT, CONFIG)
     before = torch.manual_seed(7).get_state()
-    again = method(model, image, PROMPT, CONFIG)
+    assert torch.equal(method(model, image, PROMPT, CONFIG), first)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(again, first)
     assert difference(method(model, image, PROMPT, replace(CONFIG, seed=6)), first) > 0.01
 
 
 @each_method
-def test_the_result_does_not_depend_on_the_batch(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
+def test_the_result_does_not_depend_on_the_chunks(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
     model, image = load(tiny_epsilon, "EulerAncestralDiscreteScheduler"), picture(34, 50)
-    whole = method(model, image, PROMPT, replace(CONFIG, max_batch=100))
-    parts = method(model, image, PROMPT, replace(CONFIG, max_batch=5))
+    whole = method(model, image, PROMPT, replace(CONFIG, chunk_size=100))
+    parts = method(model, image, PROMPT, replace(CONFIG, chunk_size=5))
     assert difference(parts, whole) < SPLIT_ERROR
 
 
@@ -277,36 +254,33 @@ def test_evaluations_and_calls(tiny_epsilon: Path, method: str, windows: int) ->
     steps: list[int] = []
     model.pipeline().unet.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
     with model.count_evaluations() as counted:
-        ALL[method](model, image, PROMPT, replace(CONFIG, max_batch=4), callback=steps.append)
+        ALL[method](model, image, PROMPT, replace(CONFIG, chunk_size=4), callback=steps.append)
     assert counted.count == CONFIG.num_inference_steps * windows * 3
     assert max(batches) <= 4
     assert len(batches) == CONFIG.num_inference_steps * -(-windows * 3 // 4)
     assert steps == [0, 1, 2]
-    assert num_calls(model, CONFIG) == 3
+    assert model.num_sampling_calls(CONFIG) == 3
 
 
 def test_number_of_calls_where_a_step_is_evaluated_twice(tiny_epsilon: Path) -> None:
     model, steps = load(tiny_epsilon, "HeunDiscreteScheduler"), []
     ip2p_resize(model, picture(), PROMPT, CONFIG, callback=steps.append)
-    assert len(steps) == num_calls(model, CONFIG) == 2 * CONFIG.num_inference_steps - 1
+    assert len(steps) == model.num_sampling_calls(CONFIG) == 2 * CONFIG.num_inference_steps - 1
 
 
 @each_method
 def test_half_precision_is_the_networks_alone(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
     image = picture(34, 50)
     exact = method(load(tiny_epsilon), image, PROMPT, CONFIG)
-    for text_dtype in (torch.bfloat16, torch.float32):
-        model = load(tiny_epsilon, torch_dtype=torch.bfloat16)
-        model.pipeline().text_encoder.to(text_dtype)
-        rounded = method(model, image, PROMPT, CONFIG)
-        assert rounded.dtype == torch.float32
-        assert difference(rounded, exact) < 0.1
+    rounded = method(load(tiny_epsilon, torch_dtype=torch.bfloat16), image, PROMPT, CONFIG)
+    assert rounded.dtype == torch.float32
+    assert 0 < difference(rounded, exact) < 0.1
 
 
 @torch.no_grad()
 def test_latents_of_eight_channels() -> None:
     # diffusers takes them for an image, whose sides it makes multiples of eight
-    model = InstructPix2Pix.from_pretrained("mini")
+    model = models.load("mini")
     assert model.latent_channels == 8
     image, config = picture(model.native_size, model.native_size + model.downscale), SamplingConfig(1)
     expected = averaged(model, image, config, [(0, 0), (0, 1)])
@@ -320,7 +294,7 @@ def test_latents_of_eight_channels() -> None:
     ("settings", "message"),
     [
         ({"num_inference_steps": 0}, "num_inference_steps: expected at least 1, got 0"),
-        ({"max_batch": 0}, "max_batch"),
+        ({"chunk_size": 0}, "chunk_size"),
         ({"guidance_scale": 0.5}, "guidance_scale"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"image_guidance_scale": 0.9}, "image_guidance_scale"),
@@ -333,24 +307,36 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 
 
 @each_method
-def test_bad_settings_are_reported(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
+def test_bad_input_is_reported(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
     model = load(tiny_epsilon)
-    with pytest.raises(UserError, match="max_batch: expected at least 1, or auto, got 0"):
-        method(model, picture(), PROMPT, replace(CONFIG, max_batch=0))
+    with pytest.raises(UserError, match="chunk_size: expected at least 1, or auto, got 0"):
+        method(model, picture(), PROMPT, replace(CONFIG, chunk_size=0))
     with pytest.raises(UserError, match="num_inference_steps: expected fewer than the model's 1000"):
         method(model, picture(), PROMPT, replace(CONFIG, num_inference_steps=1000))
-    with pytest.raises(UserError, match="num_inference_steps"):  # a progress bar may ask first
-        num_calls(model, replace(CONFIG, num_inference_steps=0))
-
-
-@each_method
-def test_bad_images_and_prompts(tiny_epsilon: Path, method: Callable[..., Tensor]) -> None:
-    model = load(tiny_epsilon)
     for image in (picture()[0], picture().repeat(2, 1, 1, 1), picture()[:, :1]):
         with pytest.raises(UserError, match="image: expected one image"):
             method(model, image, PROMPT, CONFIG)
     with pytest.raises(UserError, match="prompt: expected an instruction"):
         method(model, picture(), "  ", CONFIG)
+
+
+def test_bad_input_of_frames_and_renewed_views(tiny_epsilon: Path) -> None:
+    model = load(tiny_epsilon)
+    condition = Conditioning(2, image=torch.zeros(2, 4, 8, 8))
+    ways: list[Callable[..., Tensor]] = [
+        partial(ip2p_frames, model, condition),
+        partial(ip2p_renewed, model, picture(), picture(), level=0.5),
+    ]
+    for way in ways:
+        with pytest.raises(UserError, match="num_inference_steps: expected fewer than the model's 1000"):
+            way(PROMPT, replace(CONFIG, num_inference_steps=1000))
+        with pytest.raises(UserError, match="chunk_size"):
+            way(PROMPT, replace(CONFIG, chunk_size=0))
+        with pytest.raises(UserError, match="prompt: expected an instruction"):
+            way(" ", CONFIG)
+    for level in (0.0, 1.5):
+        with pytest.raises(UserError, match="level"):
+            ip2p_renewed(model, picture(), picture(), PROMPT, CONFIG, level=level)
 
 
 @pytest.mark.parametrize("size", [(NATIVE_SIZE - DOWNSCALE, 50), (50, NATIVE_SIZE - DOWNSCALE)])
@@ -360,10 +346,13 @@ def test_images_smaller_than_a_window(tiny_epsilon: Path, method: str, size: tup
         ALL[method](load(tiny_epsilon), picture(*size), PROMPT, CONFIG)
 
 
-@pytest.mark.parametrize("stride", [0, SIDE + 1])
-def test_strides_that_leave_gaps(tiny_epsilon: Path, stride: int) -> None:
-    with pytest.raises(UserError, match="stride: expected 1 to 8"):
-        ip2p_overlap(load(tiny_epsilon), picture(), PROMPT, CONFIG, stride=stride)
+def test_strides_that_leave_gaps(tiny_epsilon: Path) -> None:
+    for stride in (0, SIDE + 1):
+        with pytest.raises(UserError, match="stride: expected 1 to 8"):
+            ip2p_overlap(load(tiny_epsilon), picture(), PROMPT, CONFIG, stride=stride)
+
+
+# Renewed views
 
 
 @torch.no_grad()
@@ -375,20 +364,19 @@ def renewed_by_hand(model: InstructPix2Pix, image: Tensor, photo: Tensor, level:
     scheduler: Any = DDIMScheduler.from_config(parts["scheduler"].config)
     scheduler.register_to_config(num_train_timesteps=round(level * len(scheduler.alphas_cumprod)))
     scheduler.set_timesteps(CONFIG.num_inference_steps)
-    condition = model.encode_condition(photo)
+    condition = encode(model, photo).tensors["image"]
     noise = torch.randn(condition.shape[1:], generator=step_generator(CONFIG.seed, 0))[None]
     latents = scheduler.add_noise(model.encode(image), noise, scheduler.timesteps[0])
-    text, nothing = model.embed([PROMPT]), model.embed([CONFIG.negative_prompt])
+    text, negative = embed(model, PROMPT), embed(model, CONFIG.negative_prompt)
     for t in scheduler.timesteps:
-        predicted = [
-            parts["unet"](torch.cat([latents, shown], dim=1), t, encoder_hidden_states=said).sample
-            for shown, said in (
+        full, seen, bare = (
+            parts["unet"](torch.cat([latents, shown], dim=1), t, encoder_hidden_states=words).sample
+            for shown, words in (
                 (condition, text),
-                (condition, nothing),
-                (torch.zeros_like(condition), nothing),
+                (condition, negative),
+                (torch.zeros_like(condition), negative),
             )
-        ]
-        full, seen, bare = predicted
+        )
         guided = bare + CONFIG.guidance_scale * (full - seen) + CONFIG.image_guidance_scale * (seen - bare)
         latents = scheduler.step(guided, t, latents).prev_sample
     return model.decode(latents)
@@ -402,13 +390,4 @@ def test_a_renewed_view_is_that_of_instruct_nerf2nerf(tiny_model: Path, schedule
     got = ip2p_renewed(model, render, photo, PROMPT, CONFIG, level=level)
     assert float((got - renewed_by_hand(model, render, photo, level)).abs().max()) < PIPELINE_ERROR
     other = ip2p_renewed(model, photo, photo, PROMPT, CONFIG, level=level)
-    assert float((got - other).abs().max()) > 10 * PIPELINE_ERROR  # where it starts counts
-
-
-def test_a_renewed_view_needs_a_level(tiny_epsilon: Path) -> None:
-    model = load(tiny_epsilon)
-    for level in (0.0, 1.5):
-        with pytest.raises(UserError, match="level"):
-            ip2p_renewed(model, picture(), picture(), PROMPT, CONFIG, level=level)
-    with pytest.raises(UserError, match="prompt"):
-        ip2p_renewed(model, picture(), picture(), " ", CONFIG, level=0.5)
+    assert float((got - other).abs().max()) > 10 * PIPELINE_ERROR  # it depends on where it starts
