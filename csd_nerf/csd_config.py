@@ -96,7 +96,7 @@ csd_nerf2nerf_small = MethodSpecification(
     config=_gpu_config(
         "csd-nerf2nerf-small",
         rays_per_chunk=1 << 14,
-        edit=EditConfig(num_steps=200, learning_rate=2.0, batch_size=8, max_batch=4),
+        edit=EditConfig(num_steps=200, learning_rate=2.0, batch_size=8, chunk_size=4),
         model_dtype="float16",
         keep_model_loaded=False,
     ),

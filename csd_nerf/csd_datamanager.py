@@ -169,13 +169,13 @@ class CSDDataManager(VanillaDataManager):
     def measure_base(self, model: "CSDModel", ranks: Ranks) -> None:
         """Print how well the scene renders held-out photos before the first edit."""
         dataset = cast(Any, self.eval_dataset)
-        self.quality.base_is(ranks.from_main(lambda: mean_psnr(model, held_out_views(dataset))))
+        self.quality.base_is(ranks.broadcast(lambda: mean_psnr(model, held_out_views(dataset))))
 
     def measure_round(self, model: "CSDModel", ranks: Ranks) -> None:
         """Print how well the scene renders the views of the last round, compared with their edits."""
         cameras = self.train_ray_generator.cameras
         edits = {view: self._edits[view] for view in self._last_views}
-        value = ranks.from_main(lambda: mean_psnr(model, edited_views(cameras, edits), training_poses=True))
+        value = ranks.broadcast(lambda: mean_psnr(model, edited_views(cameras, edits), training_poses=True))
         self.quality.round_is(self.rounds_done, value)
 
     # ---- a round
@@ -201,7 +201,7 @@ class CSDDataManager(VanillaDataManager):
         """
         began, number, deck = time.monotonic(), self.rounds_done + 1, copy.deepcopy(self._deck)
         views = deck.draw(self.views_per_round)
-        prompt, settings = ranks.from_main(lambda: self._prompt_and_settings(number))
+        prompt, settings = ranks.broadcast(lambda: self._prompt_and_settings(number))
         with progress.round(number):
             done = self._edit_views(views, model, prompt, settings, progress, ranks)
         if not self.config.keep_model_loaded:
@@ -215,8 +215,8 @@ class CSDDataManager(VanillaDataManager):
             "edit": asdict(settings),
             "seconds": round(time.monotonic() - began, 3),
         }
-        folder = ranks.from_main(lambda: rounds.write(number, done, state))
-        edits = ranks.from_main(lambda: [view.edit for view in done])  # identical bytes on all devices
+        folder = ranks.broadcast(lambda: rounds.write(number, done, state))
+        edits = ranks.broadcast(lambda: [view.edit for view in done])  # identical bytes on all devices
         done = [view._replace(edit=edit) for view, edit in zip(done, edits, strict=True)]
         for view in done:
             self.replace_view(view.index, view.edit)
@@ -237,7 +237,7 @@ class CSDDataManager(VanillaDataManager):
         ranks: Ranks = ALONE,
     ) -> list[EditedView]:
         """Edit at the editor's size. The editor is local here, so that _free_denoiser can free it."""
-        editing = Editing(ranks.together(self._load_denoiser), prompt, settings, progress, ranks)
+        editing = Editing(ranks.all_or_raise(self._load_denoiser), prompt, settings, progress, ranks)
         short_side = self.config.edit_size or editing.denoiser.native_size
         photos = [self.photo(view) for view in views]
         sources = [fit_to_editor(to_float(photo), short_side) for photo in photos]

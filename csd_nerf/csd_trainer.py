@@ -212,7 +212,7 @@ class CSDTrainer(Trainer):
         `step` is ignored: nerfstudio's count is one off when a run stops early.
         """
         states = self.ranks.gather(random_state())
-        self.ranks.from_main(lambda: self._write_checkpoint(states))
+        self.ranks.broadcast(lambda: self._write_checkpoint(states))
 
     def _write_checkpoint(self, random_states: list[dict[str, Any]]) -> None:
         content = {
@@ -272,7 +272,7 @@ class CSDTrainer(Trainer):
         self._random_state = states[self.ranks.rank] if self.ranks.rank < len(states) else None
         before, now = Rounds(path.parent.parent / "edits"), Rounds(self.base_dir / "edits")
         self.datamanager.load_edit_state(state["edit"], before)
-        self.ranks.from_main(lambda: now.take_over(before, self.datamanager.rounds_done))
+        self.ranks.broadcast(lambda: now.take_over(before, self.datamanager.rounds_done))
         CONSOLE.print(
             f"Continuing from {path}: step {self._next_step} of {self.config.max_num_iterations}, "
             f"{self.datamanager.rounds_done} rounds of edits done."
@@ -306,7 +306,7 @@ def one_line_errors(kept: Callable[[], str] = lambda: "", ranks: Ranks = ALONE) 
     except FloatingPointError as error:
         _stop(f"{error}.{kept()}", 1, ranks)
     except torch.OutOfMemoryError as error:
-        less = "lower --pipeline.datamanager.edit.max-batch, or use csd-nerf2nerf-small"
+        less = "lower --pipeline.datamanager.edit.chunk-size, or use csd-nerf2nerf-small"
         _stop(f"out of GPU memory ({error}): {less}.{kept()}", 1, ranks)
 
 

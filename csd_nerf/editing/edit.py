@@ -6,8 +6,7 @@ any size each.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ from csd_nerf.editing.views import pad_to_one_shape
 
 if TYPE_CHECKING:
     from csd_core.denoisers.base import Denoiser
-    from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
     from csd_nerf.csd_datamanager import CSDDataManagerConfig
 
 
@@ -34,34 +32,22 @@ class Editing:
     ranks: Ranks = ALONE
 
 
-def resolve_device(config: "CSDDataManagerConfig", scene: Any = None) -> torch.device:
-    """The editor's device; `scene`: that of the scene, for model_device auto.
-
-    Raises:
-        UserError: the device is unknown or absent.
-    """
-    from csd_core.denoisers.loading import resolve_device
-
-    return resolve_device(scene if config.model_device == "auto" else config.model_device)
-
-
 def check_editor(config: "CSDDataManagerConfig") -> str | None:
-    """Check that the editor exists and download it; a note where it was not trained on the prompt.
+    """Check that the editor exists, download it; a note where it was not trained on the prompt.
 
     Raises:
         UserError: the model is unknown or incomplete.
     """
-    from csd_core.denoisers.loading import locate
-    from csd_core.mini_editor.language import read_language, unknown_prompt_message
+    from csd_core.denoisers import families
 
-    folder: Path = locate(
+    folder, _ = families.locate(
         config.model,
         variant=config.model_variant,
         revision=config.model_revision,
         local_files_only=config.model_local_files_only,
     )
-    language = read_language(folder)
-    return unknown_prompt_message(config.prompt, language) if language else None
+    language = families.read_language(folder)
+    return families.unknown_prompt_message(config.prompt, language) if language else None
 
 
 def load_editor(config: "CSDDataManagerConfig", scene: Any) -> "Denoiser":
@@ -70,11 +56,11 @@ def load_editor(config: "CSDDataManagerConfig", scene: Any) -> "Denoiser":
     Raises:
         UserError: the model cannot be loaded.
     """
-    from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-    from csd_core.denoisers.runtime.precision import as_dtype
+    from csd_core.denoisers.families import load_denoiser
+    from csd_core.denoisers.runtime.device import as_dtype, resolve_device
 
-    device = resolve_device(config, scene)
-    return InstructPix2Pix.from_pretrained(
+    device = resolve_device(scene if config.model_device == "auto" else config.model_device)
+    return load_denoiser(
         config.model,
         torch_dtype=as_dtype(config.model_dtype, device),
         device=device,
@@ -129,7 +115,8 @@ def edit_by_sampling(
     Returns:
         As edit_together.
     """
-    from csd_core.baselines import SamplingConfig, ip2p_renewed
+    from csd_core.baselines import ip2p_renewed
+    from csd_core.denoisers.base import SamplingConfig
     from csd_core.image_ops import pad_to_multiple
     from csd_core.method.schedule import step_generator
 
@@ -140,16 +127,16 @@ def edit_by_sampling(
         settings.guidance_scale,
         settings.image_guidance_scale,
         settings.negative_prompt,
-        settings.max_batch,
+        settings.chunk_size,
         settings.seed,
     )
     whole = pad_to_one_shape(sources)
     condition, start = (
-        pad_to_multiple(x, editing.denoiser.downscale) for x in (whole, pad_to_one_shape(starts))
+        pad_to_multiple(x, editing.denoiser.multiple) for x in (whole, pad_to_one_shape(starts))
     )
     with editing.progress.task("editing", 1) as advance:
         edits = ip2p_renewed(
-            cast("InstructPix2Pix", editing.denoiser),
+            editing.denoiser,
             start,
             condition,
             editing.prompt,

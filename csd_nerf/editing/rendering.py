@@ -67,7 +67,7 @@ def render_views(
             return render_pixels(model, cameras, which, coords, training_poses=True, advance=advance)
 
         device = cameras.device
-        rendered = ranks.share(colours, torch.cat(which).to(device), torch.cat(coords).to(device))
+        rendered = ranks.split_and_gather(colours, torch.cat(which).to(device), torch.cat(coords).to(device))
     return [
         image.view(height, width, 3).permute(2, 0, 1)
         for image, (height, width) in zip(rendered.split([h * w for h, w in sizes]), sizes, strict=True)

@@ -12,11 +12,12 @@ from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
+from csd_core.denoisers.runtime.device import resolve_device
 from csd_core.errors import UserError, expect
 from csd_nerf.console import CONSOLE
 from csd_nerf.csd_datamanager import CSDDataManagerConfig
 from csd_nerf.csd_model import CSDModelConfig
-from csd_nerf.editing.edit import check_editor, resolve_device
+from csd_nerf.editing.edit import check_editor
 from csd_nerf.runs.base_run import adopt_architecture, check_same_scene
 from csd_nerf.runs.capture import first_line, frame_paths, image_size
 from csd_nerf.runs.checkpoint import STATE, find_checkpoint, read_checkpoint
@@ -112,7 +113,7 @@ def _check_devices(machine: MachineConfig, datamanager: CSDDataManagerConfig) ->
     expect(1 <= number <= max(most, 1), "machine.num_devices", f"1 to the number of {kind} devices", number)
     if datamanager.model_device == "auto":
         return
-    device, gpus = resolve_device(datamanager), torch.cuda.device_count()
+    device, gpus = resolve_device(datamanager.model_device), torch.cuda.device_count()
     if device.type == "cuda":
         expect((device.index or 0) < gpus, "model_device", f"one of {gpus} CUDA devices", device)
     alike = number == 1 or datamanager.model_device in ("cpu", "cuda")
