@@ -1,20 +1,15 @@
-"""Frames encoded into files of FFmpeg, with their times, colours and sound, as a Coding says.
-
-Errors of the disk and of encoders are told apart.
-"""
+"""Frames encoded into files by FFmpeg, with their times, colours and sound, as a Coding says."""
 
 import errno
 import os
-import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import cast
 
 import av
 import av.error
@@ -41,6 +36,7 @@ _CONTAINER_OPTIONS = {
     "mov": {"movflags": "+faststart"},
     "webp": {"loop": "0"},  # for ever, as a GIF does by default
 }
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -67,43 +63,35 @@ class Coding:
 
 
 @contextmanager
-def muxing(path: Path, coding: Coding, video: Video, sound: bool) -> Iterator["_Guarded"]:
+def muxing(path: Path, coding: Coding, video: Video, sound: bool) -> Iterator["Muxer"]:
     """Where to write the frames of a file, which is closed at the end.
 
     Raises:
         OSError: the disk does not take the file.
         UserError: the encoder does not take the frames.
     """
-    file = path.open("w+b")
+    # bitexact: no random numbers and no time of day in the file
+    options = {"fflags": "+bitexact", **_CONTAINER_OPTIONS.get(coding.container, {})}
     try:
-        sink = _Sink(file)
-        # bitexact: no random numbers and no time of day in the file
-        options = {"fflags": "+bitexact", **_CONTAINER_OPTIONS.get(coding.container, {})}
-        container = av.open(
-            sink, "w", format=coding.container, container_options=options, io_open=sink.reopened
-        )
-        muxer = None
+        # absolute: "name:" at the start of a path would be a protocol
+        container = av.open(str(path.absolute()), "w", format=coding.container, container_options=options)
         try:
-            with _encoding(path, coding, sink):
-                muxer = Muxer(container, coding, video, sound)
-            yield _Guarded(muxer, partial(_encoding, path, coding, sink))
-            with _encoding(path, coding, sink):
-                container.close()
-                sink.flush()
-        finally:
-            sink.error = sink.error or OSError("given up")  # what comes now is not written
-            if muxer is not None:
-                muxer.close()
+            with closing(Muxer(container, coding, video, sound)) as muxer:
+                yield muxer
+            container.close()  # a full disk is reported here
+        except BaseException:
             with suppress(Exception):
                 container.close()
-        if coding.container == "webp":
-            _set_last_length(file, coding.ticks[-1] - coding.ticks[0])
-    finally:
-        file.close()
+            raise
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        got = f"{error.strerror or 'unknown'}; choose another codec or container"
+        raise UserError(f"{coding.codec}: expected an encoder that takes the frames, got {got}") from error
 
 
 def encode_trial(coding: Coding, video: Video, sound: bool = False) -> BytesIO:
-    """A file in memory with the first frame, black; some sound with it.
+    """A file in memory with the first frame, black, and the first second of the sound.
 
     Raises:
         FFmpegError, ValueError, AttributeError: FFmpeg does not take it.
@@ -117,76 +105,9 @@ def encode_trial(coding: Coding, video: Video, sound: bool = False) -> BytesIO:
         closing(Muxer(container, short, video, sound)) as muxer,
     ):
         muxer.write(0, pixels)
-        muxer.finish(trial=True)
+        muxer.finish(sound_to=Fraction(1))
     output.seek(0)
     return output
-
-
-class _Sink:
-    """A file that FFmpeg writes to. It keeps the first error: FFmpeg would lose it, or the later ones."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        return self._tried(lambda: self._file.write(data), len(data))
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._tried(lambda: self._file.seek(offset, whence), 0)
-
-    def tell(self) -> int:
-        return self._tried(self._file.tell, 0)
-
-    def flush(self) -> None:
-        self._tried(lambda: self._file.flush() or 0, 0)
-
-    def reopened(self, *_: Any) -> BinaryIO:
-        """What is written so far, to be read again by FFmpeg, which moves it to put the index first."""
-        self.flush()
-        return open(self._file.name, "rb")
-
-    def check(self) -> None:
-        """Raise what a write has raised."""
-        if self.error is not None:
-            raise self.error
-
-    def _tried(self, act: Callable[[], int], otherwise: int) -> int:
-        if self.error is None:
-            try:
-                return act()
-            except OSError as error:
-                self.error = error
-        return otherwise
-
-
-class _Guarded:
-    """A muxer whose errors are told as those of its file."""
-
-    def __init__(self, muxer: "Muxer", guard: Callable[[], Any]) -> None:
-        self._muxer, self._guard = muxer, guard
-
-    def write(self, k: int, pixels: np.ndarray) -> None:
-        with self._guard():
-            self._muxer.write(k, pixels)
-
-    def finish(self) -> None:
-        with self._guard():
-            self._muxer.finish()
-
-
-@contextmanager
-def _encoding(path: Path, coding: Coding, sink: _Sink) -> Iterator[None]:
-    try:
-        yield
-        sink.check()
-    except av.error.FFmpegError as error:
-        sink.check()
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        reason = error.strerror or "unknown"
-        got = f"{reason}; choose another codec or container"
-        raise UserError(f"{coding.codec}: expected an encoder that takes the frames, got {got}") from error
 
 
 class Muxer:
@@ -202,6 +123,7 @@ class Muxer:
         self._sound = CopiedSound(container, video) if sound else None
 
     def write(self, k: int, pixels: np.ndarray) -> None:
+        """Frame k, (H, W, 3) uint8."""
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
         self._stamp(frame, k)
         if self._palettes:
@@ -213,13 +135,11 @@ class Muxer:
         if self._sound:
             self._sound.mux_to(self._coding.ticks[k] * self._coding.unit)
 
-    def finish(self, trial: bool = False) -> None:
-        """After the last frame. A trial takes a little of the sound."""
+    def finish(self, sound_to: Fraction | None = None) -> None:
+        """After the last frame; sound is copied until then, or all of it."""
         self._mux(self._stream.encode())
-        if self._sound and trial:
-            self._sound.mux_some()
-        elif self._sound:
-            self._sound.mux_to(None)
+        if self._sound:
+            self._sound.mux_to(sound_to)
 
     def close(self) -> None:
         """Close the source of the sound."""
@@ -270,10 +190,10 @@ def _best_quality(stream: VideoStream, codec: str) -> None:
 
 
 class _Palettes:
-    """The colours of a GIF, chosen anew for each frame."""
+    """The colours of a GIF, chosen again for each frame."""
 
     def __init__(self, size: tuple[int, int], unit: Fraction) -> None:
-        graph = av.filter.Graph()
+        self._graph = graph = av.filter.Graph()
         given = av.VideoFormat("rgb24")
         start = graph.add_buffer(width=size[1], height=size[0], format=given, time_base=unit)
         split = graph.add("split")
@@ -285,25 +205,7 @@ class _Palettes:
         choose.link_to(use, 0, 1)
         use.link_to(end)
         graph.configure()
-        self._graph = graph
 
     def of(self, frame: VideoFrame) -> VideoFrame:
         self._graph.vpush(frame)
         return self._graph.vpull()
-
-
-def _set_last_length(file: BinaryIO, total: int) -> None:
-    """The encoder of WebP guesses how long the last frame is shown: write it into its chunk, in ms."""
-    file.seek(0, os.SEEK_END)
-    size, at, before, last = file.tell(), 12, 0, None
-    while at + 8 <= size:
-        file.seek(at)
-        kind, length = struct.unpack("<4sI", file.read(8))
-        if kind == b"ANMF":
-            file.seek(at + 20)
-            last = at + 20, before
-            before += int.from_bytes(file.read(3), "little")
-        at += 8 + length + length % 2
-    if last:
-        file.seek(last[0])
-        file.write((total - last[1]).to_bytes(3, "little"))

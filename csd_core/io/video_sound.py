@@ -4,7 +4,6 @@ It is cut only where the selection of frames cuts the video.
 """
 
 from fractions import Fraction
-from itertools import islice
 from typing import Any
 
 from av.container import OutputContainer
@@ -44,11 +43,6 @@ class CopiedSound:
             self._container.mux(waiting[1])
             waiting = next(self._packets, None)
         self._next = waiting
-
-    def mux_some(self) -> None:
-        """Copy a few packets."""
-        for packet in islice(self._packets, 8):
-            self._container.mux(packet[1])
 
     def _added(self, stream: Any) -> Stream:
         added = self._container.add_stream_from_template(stream)
