@@ -29,7 +29,7 @@ from csd_core.errors import expect
 from csd_core.experiments.grid import Cell
 from csd_core.experiments.inputs import Input, read_frames, write_frames
 from csd_core.experiments.measures import CellMeasures, all_measures
-from csd_core.experiments.options import Entry
+from csd_core.experiments.options import GridEntry
 from csd_core.experiments.settings import Model, Prompt, Variant, decisive, optimised
 from csd_core.image_ops import resize
 from csd_core.io.images import quantise
@@ -45,9 +45,12 @@ MAX_BATCH = 16
 
 
 def plan(
-    of: tuple[Input, Prompt, Variant, int],
-    model: Model,
+    source: Input,
+    prompt: Prompt,
+    variant: Variant,
+    seed: int,
     *,
+    model: Model,
     is_video: bool,
     dtype: str,
     num_steps: int | None,
@@ -56,7 +59,10 @@ def plan(
     """The cell of an edit.
 
     Args:
-        of: input, prompt, variant and seed.
+        source: what is edited.
+        prompt: the instruction.
+        variant: the row.
+        seed: of the edit.
         model: the editor.
         is_video: of a clip, not of a picture.
         dtype: name of the model's data type, where the variant does not set it.
@@ -66,7 +72,6 @@ def plan(
     Raises:
         UserError: a setting out of range.
     """
-    source, prompt, variant, seed = of
     preset = model.preset(is_video=is_video)
     make = preset.with_edit if variant.method in VARIANTS else preset.with_sampling
     config = make(**variant.config, seed=seed)
@@ -154,7 +159,7 @@ class EditWork:
         guided = 3 if sampling.guidance_scale > 1 else 1
         return num_calls(denoiser, sampling) * guided * windows
 
-    def measure(self, entry: Entry, folder: Path, tools: "Tools") -> CellMeasures:
+    def measure(self, entry: GridEntry, folder: Path, tools: "Tools") -> CellMeasures:
         """All measures of a finished cell."""
         from csd_core.evaluation import Borders, Captions, measure_panorama, measure_video
 

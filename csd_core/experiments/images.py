@@ -1,13 +1,14 @@
 """Experiments on panoramas and videos: their inputs and grid."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from csd_core.errors import expect
 from csd_core.experiments.edits import EditWork, plan, plan_extra
 from csd_core.experiments.experiment import Experiment, Scale
 from csd_core.experiments.inputs import Input, read_inputs, render_clips, render_panoramas
-from csd_core.experiments.options import Entry, ExperimentOptions, PreparedExperiment
+from csd_core.experiments.options import ExperimentOptions, GridEntry, PreparedExperiment, grid_of
 from csd_core.experiments.settings import Model, Prompt, Variant
 
 
@@ -21,24 +22,14 @@ def prepare_images(experiment: Experiment, options: ExperimentOptions) -> Prepar
     model = Model.find(options.model, local_files_only=options.local_files_only)
     scale = experiment.mini if model.is_mini else experiment.full
     is_video = experiment.domain == "video"
-    variants, prompts = options.variants_of(scale), options.prompts_of(scale, model.is_mini)
+    prompts, variants = options.prompts_of(scale, model.is_mini), options.variants_of(scale)
     inputs = find_inputs(options, scale, is_video)
-    shared = {
-        "is_video": is_video,
-        "dtype": options.precision,
-        "num_steps": options.num_steps or scale.num_steps,
-        "stride": options.stride or scale.stride,
-    }
-    entries = [
-        Entry(plan((source, prompt, variant, seed), model, **shared), variant, prompt)
-        for seed in options.seeds
-        for source in inputs
-        for prompt in prompts
-        for variant in variants
-    ]
-    extras = {}
+    num_steps, stride = options.num_steps or scale.num_steps, options.stride or scale.stride
+    dtype = options.precision
+    make = partial(plan, model=model, is_video=is_video, dtype=dtype, num_steps=num_steps, stride=stride)
+    entries, extras = grid_of(options.seeds, inputs, prompts, variants, make), {}
     for source, prompt, variant, edited in find_extras(options, inputs, prompts):
-        entries.append(Entry(plan_extra(source, prompt, variant.method, edited), variant, prompt))
+        entries.append(GridEntry(plan_extra(source, prompt, variant.method, edited), variant, prompt))
         extras[edited.sha256] = edited.folder
     work = EditWork(
         options.model,
@@ -56,16 +47,13 @@ def prepare_images(experiment: Experiment, options: ExperimentOptions) -> Prepar
         lambda cell: work.count(cell, device),
         work.frames,
         {
-            "model": options.model,
             "model hash": model.identity,
             "inputs": {source.name: source.sha256[:16] for source in inputs},
             "size": "x".join(str(side) for side in reversed(inputs[0].frames[0].shape[-2:])),
             "frames": len(inputs[0].frames),
-            "prompts": {p.name: [p.text, p.source, p.target] for p in prompts},
-            "seeds": list(options.seeds),
-            "steps": shared["num_steps"],
-            "stride": shared["stride"],
-            "precision": shared["dtype"],
+            "steps": num_steps,
+            "stride": stride,
+            "precision": dtype,
         },
     )
 

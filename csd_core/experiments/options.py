@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import tyro
@@ -121,7 +121,7 @@ class ExperimentOptions:
 
 
 @dataclass(frozen=True)
-class Entry:
+class GridEntry:
     """A cell, and its row and instruction."""
 
     cell: Cell
@@ -129,22 +129,42 @@ class Entry:
     prompt: Prompt
 
 
+Source = TypeVar("Source")
+
+
+def grid_of(
+    seeds: Sequence[int],
+    sources: Sequence[Source],
+    prompts: Sequence[Prompt],
+    variants: Sequence[Variant],
+    plan: Callable[[Source, Prompt, Variant, int], Cell],
+) -> list[GridEntry]:
+    """The whole grid in the order of work; plan makes a cell."""
+    return [
+        GridEntry(plan(source, prompt, variant, seed), variant, prompt)
+        for seed in seeds
+        for source in sources
+        for prompt in prompts
+        for variant in variants
+    ]
+
+
 @dataclass(frozen=True)
 class PreparedExperiment:
     """What run.py needs of a domain."""
 
-    entries: Sequence[Entry]
+    entries: Sequence[GridEntry]
     """The grid, in the order of work."""
     work: Work
     """Edits a cell."""
-    measure: "Callable[[Entry, Path, Tools], CellMeasures]"
+    measure: "Callable[[GridEntry, Path, Tools], CellMeasures]"
     """(entry, folder of all cells, extractors) -> measures."""
     count: Callable[[Cell], int | None]
     """Evaluations of the editor's network that a cell takes; None where that is unknown."""
     frames: Callable[[Cell, Path], tuple[Sequence[Tensor], Sequence[Tensor]]]
     """(cell, folder of all cells) -> frames of source and edit, (3, H, W) in [0, 1] each."""
     settings: Mapping[str, Any]
-    """Inputs, model and the like, for the tables, as JSON values."""
+    """What the tables list of inputs, model and their settings, as JSON values."""
 
 
 Prepare = Callable[[Experiment, ExperimentOptions], PreparedExperiment]

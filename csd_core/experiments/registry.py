@@ -244,12 +244,7 @@ EXPERIMENTS = (
         note=_WIDER,
     ),
     experiment(
-        "panorama",
-        "speed",
-        "does what makes an edit faster change it",
-        BEYOND,
-        _SPEED_UPS,
-        note=_POOLS,
+        "panorama", "speed", "does what makes an edit faster change it", BEYOND, _SPEED_UPS, note=_POOLS
     ),
     experiment(
         "panorama",
@@ -258,6 +253,7 @@ EXPERIMENTS = (
         BEYOND,
         _csd_by("borders", ("margin", "lift", "none")),
         (SNOW,),
+        mini={"rendered_size": (320, 256), "short_side": 256},  # more windows than move in one step
         columns=(
             PSNR_COLUMN,
             Column("psnr_corners", "PSNR of the corners, dB", "higher", 2),

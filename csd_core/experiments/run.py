@@ -67,8 +67,9 @@ def run_experiment(
         return
     if options.measure:
         measured, unmeasured = measure_edits(prepared, cells, tools)
-        told = facts(prepared, measured, tools, command, unmeasured)
-        write_results(options.output / experiment.name, experiment, prepared, measured, tools, told)
+        listed = {"command": command, "model": options.model, "seeds": list(options.seeds)}
+        listed |= facts(prepared, measured, tools, unmeasured)
+        write_results(options.output / experiment.name, experiment, prepared, measured, tools, listed)
     raise_failures(outcomes)
 
 
@@ -181,7 +182,6 @@ def facts(
     prepared: PreparedExperiment,
     measured: Sequence[MeasuredCell],
     tools: "Tools | None",
-    command: str,
     unmeasured: Sequence[str],
 ) -> dict[str, Any]:
     """What the tables list besides the numbers."""
@@ -189,8 +189,9 @@ def facts(
     by = "nothing: the edits were only timed"
     if tools:
         by = f"{tools.clip.name}, {tools.clip.identity}" if tools.clip else "pixels alone"
+    prompts = [entry.prompt for entry in prepared.entries]
     return {
-        "command": command,
+        "prompts": {prompt.name: [prompt.text, prompt.source, prompt.target] for prompt in prompts},
         "cells": f"{len(measured)} of {len(prepared.entries)}",
         "time": f"{duration(seconds)} for these edits, one after the other",
         "machine": machines(measured),
@@ -206,7 +207,7 @@ def write_results(
     prepared: PreparedExperiment,
     measured: Sequence[MeasuredCell],
     tools: "Tools | None",
-    told: Mapping[str, Any],
+    listed: Mapping[str, Any],
 ) -> None:
     """Write table.json, table.md, plot.png, plot.svg and sheet.png, and print the table."""
     if not measured:
@@ -216,14 +217,14 @@ def write_results(
     data = {
         "experiment": experiment.name,
         "paper": experiment.paper,
-        **told,
+        **listed,
         "note": experiment.note,
         "rows": as_data(experiment, rows),
         "measuring machine": describe_machine(),
         "versions": versions(),
     }
     _write(folder / "table.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
-    _write(folder / "table.md", report(experiment, rows, measured, clip, told))
+    _write(folder / "table.md", report(experiment, rows, measured, clip, listed))
     write_plots(folder, experiment, rows, clip)
     first = {cell.entry.variant.name: cell.entry.cell for cell in reversed(measured)}
     pairs = [prepared.frames(first[row.name], folder.parent / "cells") for row in rows]
@@ -238,7 +239,7 @@ def report(
     rows: Sequence[TableRow],
     measured: Sequence[MeasuredCell],
     clip: str,
-    told: Mapping[str, Any],
+    listed: Mapping[str, Any],
 ) -> str:
     """The contents of table.md."""
     parts = [
@@ -247,7 +248,7 @@ def report(
         "Mean ± standard error; each edit (input, instruction, seed) is one value.",
         experiment.note,
         prompt_tables(experiment, measured, clip),
-        "\n".join(f"- {name}: {_plain(value)}" for name, value in told.items() if value),
+        "\n".join(f"- {name}: {_plain(value)}" for name, value in listed.items() if value),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 

@@ -8,7 +8,7 @@ import torch
 
 from csd_core.experiments.experiment import Column, Experiment
 from csd_core.experiments.measures import CellMeasures, finite
-from csd_core.experiments.options import Entry
+from csd_core.experiments.options import GridEntry
 from csd_core.experiments.paper import Printed
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
@@ -18,7 +18,7 @@ ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 class MeasuredCell:
     """A finished cell and its measures."""
 
-    entry: Entry
+    entry: GridEntry
     record: Mapping[str, Any]
     """Contents of cell.json."""
     measures: CellMeasures

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,7 +32,7 @@ from csd_core.experiments.experiment import Column, Experiment, Plot
 from csd_core.experiments.grid import Cell
 from csd_core.experiments.inputs import read_frames, write_frames
 from csd_core.experiments.measures import CellMeasure, CellMeasures, all_measures, finite
-from csd_core.experiments.options import Entry, ExperimentOptions, PreparedExperiment
+from csd_core.experiments.options import ExperimentOptions, GridEntry, PreparedExperiment, grid_of
 from csd_core.experiments.paper import CONSISTENCY, DIRECTIONAL, SCENE, SCENE_ABLATION
 from csd_core.experiments.registry import (
     ABLATION,
@@ -50,7 +51,7 @@ from csd_core.experiments.registry import (
 from csd_core.experiments.settings import Model, Prompt, Variant, decisive, optimised
 from csd_core.io.files import file_hash, folder_written_beside
 from csd_nerf.commands.demo_scene import write_demo_scene
-from csd_nerf.nerfstudio_compat.quiet import quiet_environment, silence_others
+from csd_nerf.nerfstudio_compat.quiet import silence_others
 
 if TYPE_CHECKING:
     from csd_core.evaluation import Tools
@@ -189,17 +190,12 @@ def prepare_scenes(experiment: Experiment, options: ExperimentOptions) -> Prepar
     model = Model.find(options.model, local_files_only=options.local_files_only)
     scale = experiment.mini if model.is_mini else experiment.full
     training = MINIATURE if model.is_mini else PAPER
+    prompts, variants = options.prompts_of(scale, model.is_mini), options.variants_of(scale)
     captures = find_captures(options, training)
-    variants, prompts = options.variants_of(scale), options.prompts_of(scale, model.is_mini)
+    make = partial(plan, model=model, training=training)
+    entries = grid_of(options.seeds, captures, prompts, variants, make)
     by_name = {capture.name: capture for capture in captures}
     work = SceneWork(options.output.resolve(), options.model, by_name, training, options.local_files_only)
-    entries = [
-        Entry(plan(capture, prompt, variant, seed, model, training), variant, prompt)
-        for seed in options.seeds
-        for capture in captures
-        for prompt in prompts
-        for variant in variants
-    ]
     return PreparedExperiment(
         entries,
         work,
@@ -207,12 +203,9 @@ def prepare_scenes(experiment: Experiment, options: ExperimentOptions) -> Prepar
         lambda cell: None,
         work.frames,
         {
-            "model": options.model,
             "model hash": model.identity,
             "inputs": {c.name: c.sha256[:16] for c in captures},
             "training": asdict(training),
-            "prompts": {p.name: [p.text, p.source, p.target] for p in prompts},
-            "seeds": list(options.seeds),
         },
     )
 
@@ -252,7 +245,7 @@ def edit_settings(variant: Variant, training: SceneTraining, seed: int) -> EditC
 
 
 def plan(
-    capture: Capture, prompt: Prompt, variant: Variant, seed: int, model: Model, training: SceneTraining
+    capture: Capture, prompt: Prompt, variant: Variant, seed: int, *, model: Model, training: SceneTraining
 ) -> Cell:
     """The cell of an edit."""
     settings = {
@@ -351,7 +344,7 @@ class SceneWork:
         shared += ["--steps-per-eval-all-images", NEVER, "--steps-per-save", NEVER]
         shared += ["--pipeline.datamanager.model", self.model]
         shared += ["--pipeline.datamanager.model-local-files-only", str(self.local_files_only)]
-        environment = quiet_environment(without_launch(os.environ))
+        environment = without_launch(os.environ)
         kind, _, number = device.partition(":")
         shared += ["--machine.device-type", kind]
         if kind == "cuda":
@@ -381,7 +374,7 @@ class SceneWork:
             checkpoint.unlink()
         return {"depth_error": finite(errors[0]), "source_depth_error": finite(errors[1])}
 
-    def measure(self, entry: Entry, folder: Path, tools: "Tools") -> CellMeasures:
+    def measure(self, entry: GridEntry, folder: Path, tools: "Tools") -> CellMeasures:
         """All measures of a finished cell."""
         from csd_core.evaluation import Captions
         from csd_core.evaluation.measuring import measure_views

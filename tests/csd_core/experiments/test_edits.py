@@ -25,7 +25,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Input:
 
 def make(source: Input, model: Path, variant: Variant, seed: int = 0, **more: Any) -> Cell:
     settings = {"is_video": False, "dtype": "float32", "num_steps": 2, "stride": 4, **more}
-    return plan((source, SNOW, variant, seed), Model.find(str(model)), **settings)
+    return plan(source, SNOW, variant, seed, model=Model.find(str(model)), **settings)
 
 
 def work_on(source: Input, model: Path, is_video: bool, extras: dict[str, Path] | None = None) -> EditWork:

@@ -9,7 +9,7 @@ from PIL import Image
 from csd_core.experiments.experiment import Experiment
 from csd_core.experiments.grid import Cell
 from csd_core.experiments.measures import CellMeasure
-from csd_core.experiments.options import Entry
+from csd_core.experiments.options import GridEntry
 from csd_core.experiments.plots import write_plots, write_sheet
 from csd_core.experiments.registry import EXPERIMENTS
 from csd_core.experiments.settings import Prompt, Variant
@@ -25,7 +25,7 @@ def measured(
 ) -> MeasuredCell:
     cell = Cell("hills", prompt.name, method, "", seed)
     measures = {"directional_similarity": CellMeasure(value), "seam_score": CellMeasure(None)}
-    return MeasuredCell(Entry(cell, Variant(method), prompt), record, measures)
+    return MeasuredCell(GridEntry(cell, Variant(method), prompt), record, measures)
 
 
 # Tables -------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def rows(experiment: Experiment, is_measured: bool = True) -> list[TableRow]:
             cell = Cell("hills", "snow", variant.method, variant.setting, seed)
             keys = experiment.plot.columns if is_measured else ()
             measures = {key: CellMeasure(0.1 * k + 0.01 * seed) for key in keys}
-            cells.append(MeasuredCell(Entry(cell, variant, SNOW), {}, measures))
+            cells.append(MeasuredCell(GridEntry(cell, variant, SNOW), {}, measures))
     return rows_of(cells, experiment.columns)
 
 

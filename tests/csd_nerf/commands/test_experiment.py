@@ -141,10 +141,10 @@ def test_a_dry_run_counts_and_writes_nothing(
 ) -> None:
     options = (*ABLATION, "--num-frames", "2", "--dry-run")
     assert run("video-ablation", tmp_path / "out", tiny_epsilon, *options) == 0
-    told = capsys.readouterr().out
-    assert "cells        2, 2 of them to do" in told
-    assert f"evaluations  {2 * 2 * 5 + 2 * 2 * 3}" in told
-    assert f"  sds: {2 * 2 * 3}" in told
+    printed = capsys.readouterr().out
+    assert "cells        2, 2 of them to do" in printed
+    assert f"evaluations  {2 * 2 * 5 + 2 * 2 * 3}" in printed
+    assert f"  sds: {2 * 2 * 3}" in printed
     assert not (tmp_path / "out").exists()
 
 
@@ -171,8 +171,8 @@ def test_bad_input_is_one_line(
     name, *options = BAD[expected]
     model = () if "--model" in options else ("--model", str(tiny_epsilon))
     assert main([name, "--output", str(tmp_path / "out"), "--no-measure", *model, *options]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert expected in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert expected in printed
+    assert printed.count("\n") == 1
     assert not (tmp_path / "out" / "cells").exists()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def test_ns_train_understands_its_arguments(
     (tmp_path / "base" / "run" / "nerfstudio_models").mkdir(parents=True)
     seen = Capture("scene", capture, "0" * 64)
     work = SceneWork(tmp_path, str(tiny_epsilon), {"scene": seen}, TOY)
-    cell = plan(seen, Prompt.mini("tint"), row, 7, Model(str(tiny_epsilon), tiny_epsilon), TOY)
+    model = Model(str(tiny_epsilon), tiny_epsilon)
+    cell = plan(seen, Prompt.mini("tint"), row, 7, model=model, training=TOY)
     config = parse([TOY.method, *work._edit_arguments(cell, tmp_path / "base")])
     manager = config.pipeline.datamanager
     assert manager.edit == edit_settings(row, TOY, 7)
@@ -109,15 +111,16 @@ def test_ns_train_understands_its_arguments(
 
 def test_a_cell_depends_on_all_that_changes_its_edit(tiny_epsilon: Path) -> None:
     model, tint = Model(str(tiny_epsilon), tiny_epsilon), Prompt.mini("tint")
-    seen = Capture("scene", Path("scene"), "0" * 64)
-    usual = plan(seen, tint, ROWS["csd"], 0, model, TOY)
-    assert plan(Capture("scene", Path("elsewhere"), "0" * 64), tint, ROWS["csd"], 0, model, TOY) == usual
+    make = partial(plan, model=model, training=TOY)
+    seen, row = Capture("scene", Path("scene"), "0" * 64), ROWS["csd"]
+    usual = make(seen, tint, row, 0)
+    assert make(replace(seen, folder=Path("elsewhere")), tint, row, 0) == usual
     others = [
-        plan(Capture("scene", Path("scene"), "1" * 64), tint, ROWS["csd"], 0, model, TOY),
-        plan(seen, replace(tint, text="give it another"), ROWS["csd"], 0, model, TOY),
-        plan(seen, tint, Variant("csd", "", {"bandwidth_factor": 2.0}), 0, model, TOY),
-        plan(seen, tint, ROWS["csd"], 1, model, TOY),
-        plan(seen, tint, ROWS["csd"], 0, model, replace(TOY, steps=9)),
+        make(replace(seen, sha256="1" * 64), tint, row, 0),
+        make(seen, replace(tint, text="give it another"), row, 0),
+        make(seen, tint, Variant("csd", "", {"bandwidth_factor": 2.0}), 0),
+        make(seen, tint, row, 1),
+        make(seen, tint, row, 0, training=replace(TOY, steps=9)),
     ]
     assert len({cell.key for cell in (usual, *others)}) == 6
 
