@@ -1,6 +1,6 @@
-"""How an output is coded: the encoder, its quality and pixel format, and the ticks of its times.
+"""How an output is coded: the encoder, its quality and pixel format, and the times of frames in ticks.
 
-What the user asks for is checked here, and what the encoder takes is tried.
+The user's choice is checked, and one frame is encoded to find out what the encoder takes.
 """
 
 import os
@@ -18,23 +18,31 @@ from csd_core.io.video_colours import Colours
 from csd_core.io.video_muxer import ANIMATIONS, CONTAINERS, Coding, encode_trial
 from csd_core.io.videos import Video
 
-_CRF = {"libx264": 18, "libx264rgb": 18, "libx265": 20, "libvpx-vp9": 30, "libvpx": 10, "libsvtav1": 28}
-_CRF_LIMIT = {"libx264": 51, "libx264rgb": 51, "libx265": 51}
+_CRF = {
+    "libx264": (18, 51),
+    "libx264rgb": (18, 51),
+    "libx265": (20, 51),
+    "libvpx-vp9": (30, 63),
+    "libvpx": (10, 63),
+    "libsvtav1": (28, 63),
+    "libaom-av1": (28, 63),
+}
+"""Default and largest quality of the encoders that have such a setting."""
 _OPTIONS = {
-    # its macroblock tree reads memory that nobody wrote: the same frames would not always be the same bytes
+    # its macroblock tree reads uninitialised memory: the same frames would not always give the same bytes
     "libx264": {"x264-params": "mbtree=0"},
     "libvpx-vp9": {"deadline": "good", "cpu-used": "4", "row-mt": "1"},
     "libx265": {"x265-params": "log-level=none"},  # it writes to stderr on its own
     "libwebp_anim": {"quality": "90"},
 }
-_TELL_RANGE = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "ffv1", "mjpeg")
+_STORE_RANGE = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "ffv1", "mjpeg")
 
 
 def choose_coding(output: Path, video: Video, codec: str | None, crf: int | None) -> Coding:
     """How to code a video for an output of FFmpeg, whose suffix is known. A frame is encoded to try it.
 
     Raises:
-        UserError: the codec is not there, does not fit or refuses the size or the quality.
+        UserError: the codec is missing, does not fit or refuses the size or the quality.
     """
     suffix = output.suffix.lower()
     if suffix in ANIMATIONS:
@@ -66,7 +74,7 @@ def _encoder(name: str) -> str:
     try:
         codec = av.Codec(name, "w")
     except ValueError as error:
-        got = f"{name}, which is not there; choose another"
+        got = f"{name}, which is missing; choose another"
         raise UserError(f"--codec: expected {expected}, got {got}") from error
     expect(codec.type == "video", "--codec", expected, f"{name}, which is for {codec.type}; choose another")
     if codec.name == "libsvtav1":
@@ -75,18 +83,16 @@ def _encoder(name: str) -> str:
 
 
 def _quality(name: str, crf: int | None) -> dict[str, str]:
-    known = {option.name: option for option in av.Codec(name, "w").create().supported_options.private}
-    if "crf" not in known:
+    if name not in _CRF:
         expect(crf is None, "--crf", f"none, since {name} has no such setting", f"{crf}; leave it out")
         return {}
-    top = int(min(known["crf"].max, _CRF_LIMIT.get(name, 63)))
+    default, top = _CRF[name]
     expect(crf is None or 0 <= crf <= top, "--crf", f"a number from 0 to {top} for {name}", crf)
-    chosen = _CRF.get(name) if crf is None else crf
-    return {} if chosen is None else {"crf": str(chosen)}
+    return {"crf": str(default if crf is None else crf)}
 
 
 def _unit(video: Video) -> Fraction:
-    """The longest tick that all times are multiples of."""
+    """The longest tick of which all times are multiples."""
     stamps = [*video.times[1:], video.end]
     bottom = lcm(*(s.denominator for s in stamps))
     common = Fraction(gcd(*(int(s * bottom) for s in stamps)), bottom)
@@ -116,8 +122,8 @@ def _with_pixel_format(output: Path, video: Video, coding: Coding, names: list[s
             failure = error
         else:
             return candidate
-    told = getattr(failure, "strerror", None) or failure or "it has no pixel format that is written here"
-    reason = " ".join(str(told).split())
+    reason = getattr(failure, "strerror", None) or failure or "it has no pixel format that is written here"
+    reason = " ".join(str(reason).split())
     expected = f"a codec that {output.suffix.lower()} holds at {sides(video.size)}"
     got = f"{coding.codec} ({reason}); choose another with --codec, or write another kind of file"
     raise UserError(f"{output}: expected {expected}, got {got}")
@@ -138,8 +144,8 @@ def _pixel_formats(codec: str, size: tuple[int, int]) -> list[str]:
 
 
 def _output_colours(video: Video, codec: str, pixel_format: str) -> Colours | None:
-    """How the output codes its colours: as the source if the codec can say so. None for RGB."""
+    """How the output codes its colours: as the source if the codec can store that. None for RGB."""
     if av.VideoFormat(pixel_format).is_rgb or pixel_format == "pal8":
         return None
-    full = video.colours.full and codec in _TELL_RANGE
+    full = video.colours.full and codec in _STORE_RANGE
     return video.colours._replace(full=full or pixel_format.startswith("yuvj"))

@@ -5,11 +5,9 @@ The suffix of the output says what it becomes: a video, an animation or a folder
 
 import os
 import re
-from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import av
 import av.error
@@ -19,7 +17,7 @@ from csd_core.errors import UserError, expect
 from csd_core.io.files import check_output, folder_written_beside, written_beside
 from csd_core.io.images import Picture, decoding, write_picture
 from csd_core.io.video_codecs import check_no_codec, choose_coding
-from csd_core.io.video_muxer import ANIMATIONS, CONTAINERS, Coding, encode_trial, muxing
+from csd_core.io.video_muxer import ANIMATIONS, CONTAINERS, Coding, Muxer, encode_trial, muxing
 from csd_core.io.video_sources import open_container
 from csd_core.io.videos import Video
 
@@ -89,14 +87,13 @@ class VideoWriter:
             self._coding = None
             check_no_codec(output, codec, crf)
         self._stack, self._written = ExitStack(), 0
-        self._target: _Target | None = None
+        self._target: Muxer | _Folder | None = None
 
     def __enter__(self) -> "VideoWriter":
         _check_place(self._output, self._video)
         with ExitStack() as stack:
             if self._coding is None:
-                folder = stack.enter_context(folder_written_beside(self._output))
-                self._target = _Folder(folder, self._video.num_frames, partial(_check_folder, self._output))
+                self._target = _Folder(stack.enter_context(folder_written_beside(self._output)), self._output)
             else:
                 beside = stack.enter_context(written_beside(self._output))
                 muxer = muxing(beside, self._coding, self._video, self._sound)
@@ -128,28 +125,17 @@ class VideoWriter:
         self._written += 1
 
 
-class _Target(Protocol):
-    """Where frames go."""
-
-    def write(self, k: int, pixels: np.ndarray) -> None: ...
-
-    def finish(self) -> None:
-        """After the last frame."""
-        ...
-
-
 class _Folder:
-    """Numbered PNGs."""
+    """Numbered PNGs in a folder that will take the place of `output`."""
 
-    def __init__(self, folder: Path, num_frames: int, check: Callable[[], None]) -> None:
-        self._folder, self._check = folder, check
-        self._digits = max(5, len(str(num_frames - 1)))
+    def __init__(self, folder: Path, output: Path) -> None:
+        self._folder, self._output = folder, output
 
     def write(self, k: int, pixels: np.ndarray) -> None:
-        write_picture(self._folder / f"{k:0{self._digits}d}.png", Picture(pixels))
+        write_picture(self._folder / f"{k:05d}.png", Picture(pixels))
 
     def finish(self) -> None:
-        self._check()  # something may have been put there meanwhile
+        _check_folder(self._output)  # something may have been put there meanwhile
 
 
 def _suffix(output: Path) -> str:
@@ -161,19 +147,12 @@ def _suffix(output: Path) -> str:
 
 
 def _check_place(output: Path, video: Video) -> None:
-    if output.suffix:
-        check_output(output, video.path)
-        return
-    _check_folder(output)
-    place, source = output.resolve(), video.path.resolve()
-    inside = "the input, or a folder around it; choose another output"
-    expect(place != source and place not in source.parents, str(output), "a new folder", inside)
-    if not output.is_dir():
-        check_output(output, video.path)
-    else:
-        got = "one that is not; choose another output"
-        writable = os.access(place.parent, os.W_OK | os.X_OK)
-        expect(writable, str(place.parent), "a folder that can be written", got)
+    if not output.suffix:
+        _check_folder(output)
+        place, source = output.resolve(), video.path.resolve()
+        inside = "the input, or a folder around it; choose another output"
+        expect(place != source and place not in source.parents, str(output), "a new folder", inside)
+    check_output(output, video.path, folder_allowed=not output.suffix)
 
 
 def _check_folder(output: Path) -> None:
