@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from csd_core.baselines import sample_video, sampling_config
-from csd_core.canvas.video import VideoEdit
+from csd_core.canvas.video import MaskFrames, VideoEdit
 from csd_core.choices import selection
 from csd_core.cli.run import EditRun, check_ranks, print_notes, replaced_note
 from csd_core.cli.video import VideoOptions
@@ -19,7 +19,7 @@ from csd_core.engine.progress import ProgressBar
 from csd_core.engine.ranks import current
 from csd_core.io.files import content_hash
 from csd_core.io.images import Picture, quantise, write_picture
-from csd_core.io.video_masks import Masks, open_masks
+from csd_core.io.video_masks import open_masks
 from csd_core.io.video_writer import VideoWriter, check_can_write
 from csd_core.io.videos import Video, read_video
 
@@ -29,7 +29,7 @@ class Inputs:
     """The files of the options, read and checked."""
 
     video: Video
-    masks: Masks | None
+    masks: MaskFrames | None
     sha256: dict[str, str]
     """Path -> hash of each file, as it was when the edit began."""
     notes: list[str]
