@@ -17,14 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csd_core.baselines import SamplingConfig, num_calls
+from csd_core.baselines import SamplingConfig
 from csd_core.canvas.detail import DETAIL
 from csd_core.canvas.panorama import Panorama, sample_panorama
 from csd_core.canvas.video import VARIANTS, ArrayClip, VideoEdit
-from csd_core.canvas.windows import axis_starts
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.engine.config import EditConfig
-from csd_core.engine.plan import count_evaluations
 from csd_core.errors import expect
 from csd_core.experiments.grid import Cell
 from csd_core.experiments.inputs import Input, read_frames, write_frames
@@ -121,7 +119,7 @@ class EditWork:
         if "extra" in cell.settings:
             write_frames(folder / FRAMES, self._extra(cell, source))
             return {"evaluations": None, "steps": None, "seconds": None}
-        denoiser = self.load(device, cell)
+        denoiser = _load(self.model, device, cell.settings["dtype"], self.local_files_only)
         begun = time.perf_counter()
         with denoiser.count_evaluations() as evaluations, _expected_warnings():
             edit = self._optimise if cell.method in VARIANTS else self._sample
@@ -141,23 +139,6 @@ class EditWork:
     def frames(self, cell: Cell, folder: Path) -> tuple[list[Tensor], list[Tensor]]:
         """Frames of source and edit of a finished cell."""
         return self.source(cell), read_frames(cell.path(folder) / FRAMES)
-
-    def load(self, device: str, cell: Cell) -> InstructPix2Pix:
-        """The editor on a device, in the cell's data type; loaded once in a process."""
-        return _load(self.model, device, cell.settings["dtype"], self.local_files_only)
-
-    def count(self, cell: Cell, device: str) -> int:
-        """Evaluations of the network that a cell takes; nothing is computed."""
-        if "extra" in cell.settings:
-            return 0
-        denoiser, source = self.load(device, cell), self.source(cell)
-        if cell.method in VARIANTS:
-            edit = self._prepare(cell, denoiser, source)
-            return count_evaluations(edit.edit, edit.prompts, edit.num_particles)
-        sampling = SamplingConfig(**cell.settings["config"])
-        windows = len(source) if self.is_video else _num_windows(cell, denoiser, source[0])
-        guided = 3 if sampling.guidance_scale > 1 else 1
-        return num_calls(denoiser, sampling) * guided * windows
 
     def measure(self, entry: GridEntry, folder: Path, tools: "Tools") -> CellMeasures:
         """All measures of a finished cell."""
@@ -239,17 +220,6 @@ def _edit_config(cell: Cell) -> EditConfig:
 
 def _clip(frames: Sequence[Tensor]) -> ArrayClip:
     return ArrayClip([quantise(frame, np.uint8) for frame in frames])
-
-
-def _num_windows(cell: Cell, denoiser: InstructPix2Pix, image: Tensor) -> int:
-    if cell.method == "ip2p-resize":
-        return 1
-    side, factor = denoiser.native_size // denoiser.downscale, denoiser.downscale
-    stride = cell.settings["stride"] if cell.method == "ip2p-overlap" else side
-    scale = max(1.0, denoiser.native_size / min(image.shape[-2:]))
-    lengths = (-(-round(length * scale) // factor) for length in image.shape[-2:])
-    rows, columns = (len(axis_starts(length, side, stride)) for length in lengths)
-    return rows * columns
 
 
 def _borders(cell: Cell, denoiser: InstructPix2Pix, image: Tensor) -> "Borders | None":

@@ -39,12 +39,10 @@ def prepare_images(experiment: Experiment, options: ExperimentOptions) -> Prepar
         extras,
         options.local_files_only,
     )
-    device = options.device[0] if options.device else "cpu"
     return PreparedExperiment(
         entries,
         work,
         work.measure,
-        lambda cell: work.count(cell, device),
         work.frames,
         {
             "model hash": model.identity,

@@ -65,7 +65,7 @@ class ExperimentOptions:
     measure: bool = True
     """Measure the edits and write tables. Without it only edits are made."""
     dry_run: bool = False
-    """Print how many edits and evaluations it takes, and do nothing."""
+    """Print how many edits of each row are to be made, and do nothing."""
     local_files_only: bool = False
     """Never access the network."""
     verbose: bool = False
@@ -78,7 +78,6 @@ class ExperimentOptions:
             expect(given is None or given >= 1, name.replace("_", "-"), "at least 1", given)
         expect(len(self.seeds) > 0, "seeds", "at least one", "none")
         expect(all(seed >= 0 for seed in self.seeds), "seeds", "0 or more", self.seeds)
-        expect(len(set(self.seeds)) == len(self.seeds), "seeds", "each of them once", self.seeds)
         for pair in self.extra:
             name, _, folder = pair.partition("=")
             expect(bool(name and folder), "extra", "NAME=FOLDER", pair)
@@ -159,8 +158,6 @@ class PreparedExperiment:
     """Edits a cell."""
     measure: "Callable[[GridEntry, Path, Tools], CellMeasures]"
     """(entry, folder of all cells, extractors) -> measures."""
-    count: Callable[[Cell], int | None]
-    """Evaluations of the editor's network that a cell takes; None where that is unknown."""
     frames: Callable[[Cell, Path], tuple[Sequence[Tensor], Sequence[Tensor]]]
     """(cell, folder of all cells) -> frames of source and edit, (3, H, W) in [0, 1] each."""
     settings: Mapping[str, Any]

@@ -74,20 +74,13 @@ def run_experiment(
 
 
 def describe(experiment: Experiment, prepared: PreparedExperiment, cells: Path) -> str:
-    """What a run would take."""
-    todo = [entry for entry in prepared.entries if not entry.cell.is_done(cells)]
-    by_variant: Counter[str] = Counter()
-    is_known = True
-    for entry in todo:
-        count = prepared.count(entry.cell)
-        is_known &= count is not None
-        by_variant[entry.variant.name] += count or 0
+    """Which edits a run would make."""
+    todo = Counter(entry.variant.name for entry in prepared.entries if not entry.cell.is_done(cells))
     lines = [
         f"{experiment.name}: {experiment.title} ({experiment.paper})",
-        f"cells        {len(prepared.entries)}, {len(todo)} of them to do",
-        f"evaluations  {by_variant.total()}" + ("" if is_known else ", and others not counted"),
+        f"cells  {len(prepared.entries)}, {todo.total()} of them to do",
     ]
-    return "\n".join([*lines, *(f"  {name}: {count}" for name, count in by_variant.items())])
+    return "\n".join([*lines, *(f"  {name}: {count}" for name, count in todo.items())])
 
 
 def make_edits(

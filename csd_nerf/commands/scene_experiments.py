@@ -200,7 +200,6 @@ def prepare_scenes(experiment: Experiment, options: ExperimentOptions) -> Prepar
         entries,
         work,
         work.measure,
-        lambda cell: None,
         work.frames,
         {
             "model hash": model.identity,
