@@ -2,14 +2,14 @@
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import av.error
@@ -17,13 +17,15 @@ import av.filter
 import numpy as np
 from av.container import OutputContainer
 from av.packet import Packet
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from csd_core.errors import UserError
+from csd_core.io.images import decoding
 from csd_core.io.video_colours import MATRIX_RGB, Colours, from_rgb
-from csd_core.io.video_sound import CopiedSound
+from csd_core.io.video_sources import open_container
 from csd_core.io.videos import Video
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
@@ -120,7 +122,7 @@ class Muxer:
         self._convert = VideoReformatter()
         self._palettes = _Palettes(video.size, coding.unit) if coding.codec == "gif" else None
         container.metadata.update(video.metadata)
-        self._sound = CopiedSound(container, video) if sound else None
+        self._sound = _CopiedSound(container, video) if sound else None
 
     def write(self, k: int, pixels: np.ndarray) -> None:
         """Frame k, (H, W, 3) uint8."""
@@ -209,3 +211,67 @@ class _Palettes:
     def of(self, frame: VideoFrame) -> VideoFrame:
         self._graph.vpush(frame)
         return self._graph.vpull()
+
+
+class _CopiedSound:
+    """Copies packets of sound as they are, never decoded, shifted to the start of the selection.
+
+    Sound is cut only where the selection of frames cuts the video.
+    """
+
+    def __init__(self, container: OutputContainer, video: Video) -> None:
+        self._container, self._video = container, video
+        self._source = open_container(video.path)
+        try:
+            self._streams = {s.index: self._added(s) for s in self._source.streams.audio}
+        except BaseException:
+            self._source.close()
+            raise
+        # these have no times below 0: sound from before the first frame would delay the video
+        self._earliest = video.start if container.format.name in ("matroska", "webm") else None
+        self._packets = self._kept()
+        self._next: tuple[Fraction, Packet] | None = None
+
+    def close(self) -> None:
+        """Close the source."""
+        self._packets.close()
+        self._source.close()
+
+    def mux_to(self, time: Fraction | None) -> None:
+        """Copy what is heard until then; None: all of it."""
+        waiting = self._next or next(self._packets, None)
+        while waiting and (time is None or waiting[0] <= time):
+            self._container.mux(waiting[1])
+            waiting = next(self._packets, None)
+        self._next = waiting
+
+    def _added(self, stream: Any) -> Stream:
+        added = self._container.add_stream_from_template(stream)
+        added.metadata.update({k: v for k, v in stream.metadata.items() if k in ("language", "title")})
+        added.disposition = stream.disposition
+        return added
+
+    def _kept(self) -> Generator[tuple[Fraction, Packet]]:
+        """(time in the output, packet) of those in the selection."""
+        video = self._video
+        with decoding(video.path, "video"):
+            for packet in self._source.demux(*self._source.streams.audio):
+                stamp = packet.dts if packet.pts is None else packet.pts
+                if stamp is None or not packet.size:
+                    continue
+                at = stamp * packet.time_base
+                if video.sound_from is not None and at < video.sound_from:
+                    continue
+                if video.sound_to is not None and at >= video.sound_to:
+                    continue
+                length = (packet.duration or 0) * packet.time_base
+                if self._earliest is not None and at + length <= self._earliest:
+                    continue
+                yield at - video.start, self._moved(packet)
+
+    def _moved(self, packet: Packet) -> Packet:
+        shift = round(self._video.start / packet.time_base)
+        packet.pts = None if packet.pts is None else packet.pts - shift
+        packet.dts = None if packet.dts is None else packet.dts - shift
+        packet.stream = self._streams[packet.stream.index]
+        return packet

@@ -1,3 +1,4 @@
+import pickle
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -77,6 +78,19 @@ def test_times_that_vary(tmp_path: Path, suffix: str, codec: str) -> None:
     assert part.times == (0, Fraction(133, 1000))
     assert part.end == Fraction(540 - 200, 1000)
     assert (part.start, part.sound_from, part.sound_to) == (Fraction(200, 1000),) * 2 + (Fraction(540, 1000),)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.gif", "a"])
+def test_a_video_is_sent_to_another_rank(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "a.gif":
+        save_animation(path, [Image.fromarray(frame) for frame in pictures(4)], [100] * 4)
+    else:
+        (clip if path.suffix else folder)(path, pictures(4))
+    video = read_video(path, frames=slice(1, 3))
+    sent = pickle.loads(pickle.dumps(video))
+    assert sent == video
+    np.testing.assert_array_equal(list(sent.frames()), list(video.frames()))
 
 
 @pytest.mark.parametrize(
