@@ -1,12 +1,10 @@
-"""csd-bench: what an edit costs, as ratios of contenders that are timed in turn.
+"""What an edit costs, measured as ratios of contenders that are timed in turn; the command is csd-bench.
 
-timing.py      the one way to time: contenders alternate within every round, the median over rounds counts
-workloads.py   the models, and how they compute: precision, memory format, compiled or not
-bare.py        the network alone, asked for exactly what the engine asked it for
-edits.py       the short edit that is timed whole
-overhead.py, published.py, speedups.py, panoramas.py, overlap.py, videos.py, ranks.py, chip.py: the parts
+config.py      how much to measure
+timing.py      contenders in turn within every round; the median over rounds counts
+models.py      the models, and how they compute: precision, memory format, compiled or not
+edits.py       every edit that is timed, and the network alone on the same inputs
+steps.py       whole edits, computed from a few timed steps
+
+panoramas.py, videos.py, short.py, ranks.py, chip.py: the parts
 """
-
-from csd_core.bench.command import main
-
-__all__ = ["main"]

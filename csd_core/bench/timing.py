@@ -1,81 +1,58 @@
-"""The one way to time: contenders in turn within every round, so that a slower machine slows all of them."""
+"""Contenders are timed in turn within every round, so that a slower machine slows all of them.
+
+torch.utils.benchmark has no such thing: its Timer runs one contender at a time, and at least twice before it
+counts, which is too much for whole edits.
+"""
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-Work = Callable[[], object]
+
+def timer() -> float:
+    """Seconds of a clock, read when the GPU has done all its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 @dataclass(frozen=True)
 class Contender:
     """Something to time."""
 
-    run: Work
+    run: Callable[[], object]
     units: int = 1
-    """How many particle-steps (or what else is counted) a run does; seconds are of one."""
+    """How many particle-steps (or what else is counted) a run does."""
 
 
-class Rounds:
-    """Seconds of contenders, round by round.
+class Timings:
+    """Seconds of contenders, round by round."""
 
-    Args:
-        device: whose work is waited for.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.seconds: dict[str, list[float]] = {}
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, list[float]] = defaultdict(list)
         """Name -> seconds of a unit in each round."""
-
-    def time(self, name: str, work: Work, units: int = 1) -> float:
-        """Run some work and note what a unit of it took, in seconds."""
-        seconds = seconds_of(work, self._device) / units
-        self.note(name, seconds)
-        return seconds
-
-    def note(self, name: str, seconds: float) -> None:
-        """Note seconds that were taken elsewhere, as this round's."""
-        self.seconds.setdefault(name, []).append(seconds)
 
     def median(self, name: str) -> float:
         """Seconds of a unit."""
         return statistics.median(self.seconds[name])
 
     def ratio(self, above: str, below: str) -> float:
-        """The median of the rounds' ratios, in which what slowed both is gone."""
+        """Seconds of one over those of another: the median of the rounds' ratios."""
         pairs = zip(self.seconds[above], self.seconds[below], strict=True)
         return statistics.median(a / b for a, b in pairs)
 
 
-def alternate(contenders: Mapping[str, Contender], rounds: int, device: torch.device) -> Rounds:
+def alternate(contenders: Mapping[str, Contender], rounds: int) -> Timings:
     """Time contenders in turn; every other round backwards, so that a drift favours none of them."""
-    timed = Rounds(device)
+    timings = Timings()
     for k in range(rounds):
         names = list(contenders)
         for name in reversed(names) if k % 2 else names:
-            timed.time(name, contenders[name].run, contenders[name].units)
-    return timed
-
-
-def seconds_of(work: Work, device: torch.device) -> float:
-    """Seconds until a device has done some work, and nothing that came before it."""
-    wait_for(device)
-    start = time.perf_counter()
-    work()
-    return seconds_since(start, device)
-
-
-def seconds_since(start: float, device: torch.device) -> float:
-    """Seconds since time.perf_counter() was start, once the device is done."""
-    wait_for(device)
-    return time.perf_counter() - start
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until a device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+            start = timer()
+            contenders[name].run()
+            timings.seconds[name].append((timer() - start) / contenders[name].units)
+    return timings

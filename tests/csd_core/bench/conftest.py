@@ -1,46 +1,45 @@
-"""The shipped editor on windows of 8 x 8 latents, which are quicker, wherever the benchmark asks for it."""
+"""The shipped editor on windows of 8 x 8 latents, which are quicker, wherever the benchmark loads it."""
 
-from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
-from csd_core.bench import options, workloads
-from csd_core.bench.options import BenchConfig, BenchOptions
-from csd_core.bench.workloads import Setup, Workload
+from csd_core.bench import models
+from csd_core.bench.config import QUICK, BenchConfig, ModelName
+from csd_core.bench.models import Setup, TimedModel
+from csd_core.presets import Preset
 
-CPU = torch.device("cpu")
+load_model = models.load_model
+PRESET = Preset(learning_rate=5.0, batch_size=3, updates=1, least_steps=4, stride=4, num_inference_steps=3)
 
 
-def small_workload(device: torch.device, setup: Setup | None = None) -> Workload:
-    torch.manual_seed(0)  # missing weights are random, made by libraries that know no generator
-    made = workloads.mini_workload(device, setup)
-    unet: Any = made.unet
+def small_model(name: ModelName, device: torch.device, setup: Setup | None = None) -> TimedModel:
+    assert name == "mini"
+    model = load_model(name, device, setup)
+    denoiser, vae, unet = model.denoiser, model.denoiser.vae, cast(Any, model.unet)
     unet.register_to_config(sample_size=8)
-    denoiser = made.denoiser
-    denoiser.native_size, denoiser.tile_above = 32, 64
-    denoiser.tile_size, denoiser.tile_overlap = 48, 16
-    return replace(made, size=(8, 8))
+    denoiser.native_size, denoiser.presets = 32, {"panorama": PRESET, "video": PRESET}
+    vae.tile_above, vae.tile_size, vae.tile_overlap = 64, 48, 16
+    return model
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The small editor in place of the shipped one, and images as small as its windows."""
-    monkeypatch.setitem(workloads.WORKLOADS, "mini", small_workload)
-    monkeypatch.setattr(options, "LEAST_SIDE", 32)
+    """The small editor in place of the shipped one."""
+    monkeypatch.setattr(models, "load_model", small_model)
 
 
 @pytest.fixture(scope="session")
-def workload() -> Workload:
-    return small_workload(CPU, Setup(channels_last=True))
+def model() -> TimedModel:
+    return small_model("mini", torch.device("cpu"), Setup(channels_last=True))
 
 
 @pytest.fixture
-def batches(workload: Workload):
-    """The batch size of each evaluation of the network of `workload`, as it happens."""
+def batches(model: TimedModel):
+    """The batch size of each evaluation of the network of `model`, as it happens."""
     sizes: list[int] = []
-    handle = workload.unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    handle = model.unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     yield sizes
     handle.remove()
 
@@ -48,4 +47,4 @@ def batches(workload: Workload):
 @pytest.fixture
 def config() -> BenchConfig:
     """Little of everything."""
-    return BenchOptions(quick=True, device="cpu", sizes=("70x50",), compare_sizes=()).settled()
+    return BenchConfig(torch.device("cpu"), **{**QUICK, "steps": 4, "sizes": ((70, 50),)})

@@ -1,82 +1,50 @@
-"""On a CPU at tiny size: what a GPU would be measured by is counted and divided as it should be."""
+"""On a CPU at tiny size: what would be measured on a GPU is counted and divided as it should be."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from csd_core.bench import chip
-from csd_core.bench.chip import (
-    EAGER,
-    MATMUL,
-    bench_chip,
-    count_flops,
-    format_chip,
-    matmul_contender,
-    measure_chip,
-)
-from csd_core.bench.timing import Rounds
-from csd_core.bench.workloads import PLAIN, stable_diffusion_workload
-
-CPU = torch.device("cpu")
-FLOPS = 10**9
+from csd_core.bench.chip import PRODUCTS, bench_chip, count_flops, matmul, measure_chip
+from csd_core.bench.edits import short_edit
+from csd_core.bench.models import Setup
+from csd_core.bench.timing import Timings
 
 
-def test_an_evaluation_at_stable_diffusions_size_is_803_gflop():
-    flops = count_flops(lambda: stable_diffusion_workload(torch.device("meta"), PLAIN))
-    assert flops == pytest.approx(803e9, rel=0.005)
+def test_flops_of_a_product_are_two_for_each_multiplication():
+    contender = matmul(16, torch.float32, torch.device("cpu"))
+    assert contender.units == count_flops(contender.run) == PRODUCTS * 2 * 16**3
 
 
-def test_flops_of_a_product_are_two_for_each_multiplication(monkeypatch):
-    from torch.utils.flop_counter import FlopCounterMode
+def test_share_is_of_the_product_in_the_same_round(config, monkeypatch, capsys):
+    edit = short_edit(config, "mini", Setup())
 
-    contender = matmul_contender(16, torch.float32, CPU)
-    with FlopCounterMode(display=False) as counter:
-        contender.run()
-    assert contender.units == counter.get_total_flops() == chip.REPEATS * 2 * 16**3
-
-
-def test_network_is_timed_at_the_batch_it_is_charged_for(workload, batches):
-    contender = chip.network_contender(workload, 3)
-    contender.run()
-    assert batches == [3] * chip.REPEATS
-    assert contender.units == 3 * chip.REPEATS
-
-
-def test_share_is_of_the_product_in_the_same_round(config, workload, monkeypatch):
-    def alternate(contenders, rounds, device):
-        timed = Rounds(device)
-        for slow in (1, 2, 4):  # the machine
-            timed.note(MATMUL, slow * 1e-12)
-            timed.note(EAGER, slow * 4e-3)
-        return timed
+    def alternate(contenders, rounds):
+        assert contenders["eager"].units == edit.recorder.evaluations == 2 * 2 * 5  # two steps
+        timings = Timings()
+        timings.seconds["matmul"] = [slow * 1e-12 for slow in (1, 2, 4)]  # the machine
+        timings.seconds["eager"] = [slow * 4e-3 for slow in (1, 2, 4)]
+        return timings
 
     monkeypatch.setattr(chip, "alternate", alternate)
-    monkeypatch.setattr(chip, "FRAMES", 2)
-    monkeypatch.setattr(chip, "STEPS", 3)
-    result = measure_chip({EAGER: workload}, FLOPS, config, side=8)
-    speed = result.speeds[EAGER]
-    assert result.peak_flops == pytest.approx(1e12 / 2)
-    assert speed.evaluations_per_second == pytest.approx(1 / 8e-3)
-    assert speed.share_of_peak == pytest.approx(FLOPS / 4e-3 / 1e12)
-    assert result.evaluations == 5 * 2 * 3
-    assert speed.computed_seconds == pytest.approx(result.evaluations * 8e-3)
-    assert "25.0 % of that product (target: 40 %)" in format_chip(result, 3)
+    monkeypatch.setattr(chip, "count_flops", lambda run: 10**9 * edit.recorder.evaluations)
+    figures = measure_chip({"eager": edit}, config, side=8)
+    speed = figures["speeds"]["eager"]
+    assert (figures["flops"], figures["peak_flops"]) == (10**9, pytest.approx(1e12 / 2))
+    assert speed["evaluations_per_second"] == pytest.approx(1 / 8e-3)
+    assert speed["share_of_peak"] == pytest.approx(10**9 / 4e-3 / 1e12)
+    assert "125.00 evaluations a second, 25.0 %" in capsys.readouterr().out
 
 
-def test_the_edit_is_timed_in_the_engine(config, workload, batches, monkeypatch):
-    monkeypatch.setattr(chip, "FRAMES", 2)
-    monkeypatch.setattr(chip, "STEPS", 6)
-    result = measure_chip({EAGER: workload}, FLOPS, replace(config, timed_steps=2), side=8)
-    assert result.timed_steps == 2
-    assert all(
-        math.isfinite(x) and x > 0 for x in (result.seconds_step, result.seconds_edit, result.peak_flops)
-    )
+def test_the_edit_is_timed_in_the_engine(config):
+    edits = {name: short_edit(replace(config, steps=6), "mini", Setup()) for name in ("eager", "compiled")}
+    figures = measure_chip(edits, replace(config, timed_steps=2), side=8)
+    assert set(figures["speeds"]) == set(edits)
     # each timed step has a sixth of the evaluations
-    assert result.seconds_edit == pytest.approx(6 * result.seconds_step, rel=0.9)
+    assert figures["seconds_edit"] == pytest.approx(6 * figures["seconds_step"], rel=0.9)
 
 
-def test_a_cpu_is_told_that_it_needs_a_gpu(config, capsys):
+def test_a_cpu_is_not_measured(config, capsys):
     assert bench_chip(config) == {"needs": "a GPU"}
     assert "needs a GPU" in capsys.readouterr().out

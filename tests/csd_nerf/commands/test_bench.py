@@ -1,27 +1,97 @@
+import json
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
+import torch
 
-from csd_core.bench.command import PARTS
-from csd_nerf.commands import bench as bench_command
+from csd_core.bench import config as amounts
+from csd_core.bench.config import parse_size
+from csd_core.errors import UserError
+from csd_nerf.commands import bench
+from csd_nerf.commands.bench import BenchOptions, Part, main
 
-
-@pytest.fixture(autouse=True)
-def parts(monkeypatch):
-    """What is registered here is forgotten afterwards."""
-    for part in PARTS:
-        monkeypatch.setitem(PARTS, part, PARTS[part])
-    monkeypatch.setitem(PARTS, "scene", PARTS.get("scene"))
+PARTS = list(get_args(Part))
 
 
-def test_scenes_are_a_part_beside_those_of_csd_core(monkeypatch, capsys):
-    ran = []
-    monkeypatch.setattr(bench_command, "bench_scene", lambda config: ran.append(config.quick) or {})
-    assert bench_command.main(["--quick", "--device", "cpu", "--parts", "scene"]) == 0
-    assert ran == [True]
-    assert bench_command.main(["--parts", "scenes"]) == 2
-    assert "chip, scene" in capsys.readouterr().err
+@pytest.fixture
+def ran(monkeypatch):
+    """Names of the parts that ran; none of them measures."""
+    names: list[str] = []
+
+    def measure(config, part):
+        names.append(part)
+        return {"of": part}
+
+    parts = {part: lambda config, part=part: measure(config, part) for part in bench._parts()}
+    monkeypatch.setattr(bench, "_parts", lambda: parts)
+    return names
+
+
+def test_all_parts_run_in_order_memory_first(ran, capsys):
+    assert main(["--quick"]) == 0
+    assert ran == PARTS
+    assert ran[:2] == ["videos", "panoramas"]
+    assert "cores" in capsys.readouterr().out
+
+
+def test_parts_are_chosen_by_name_and_written_as_json(ran, tmp_path):
+    path = tmp_path / "new" / "bench.json"
+    assert main(["--quick", "--parts", "speedups", "scene", "videos", "--json", str(path)]) == 0
+    assert ran == ["videos", "speedups", "scene"]
+    figures = json.loads(path.read_text())
+    assert list(figures) == ["machine", "versions", *ran]
+    assert figures["videos"] == {"of": "videos"}
+
+
+def test_figures_are_kept_when_a_later_part_fails(ran, monkeypatch, tmp_path):
+    def fail(_):
+        raise RuntimeError
+
+    monkeypatch.setitem(bench._parts(), "speedups", fail)
+    with pytest.raises(RuntimeError):
+        main(["--quick", "--parts", "videos", "speedups", "--json", str(tmp_path / "bench.json")])
+    assert json.loads((tmp_path / "bench.json").read_text())["videos"] == {"of": "videos"}
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--frames", "0"], "frames"),
+        (["--frames"], "frames"),
+        (["--rounds", "0"], "rounds"),
+        (["--sizes", "70x5"], "sizes"),
+    ],
+)
+def test_bad_options_are_one_line_before_anything_is_measured(ran, capsys, options, name):
+    assert main(["--quick", "--device", "cpu", *options]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: {name}: expected")
+    assert not ran
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what a machine with CUDA has")
+def test_asking_for_an_absent_gpu_is_one_line_and_exit_code_2(ran, capsys):
+    assert main(["--device", "cuda"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_options_replace_the_amounts_full_or_quick():
+    full, quick = (BenchOptions(quick=quick, device="cpu", rounds=7).config() for quick in (False, True))
+    assert (full.rounds, quick.rounds) == (7, 7)
+    assert full.sizes == ((1920, 640), (3968, 4352), (8192, 4096))
+    assert quick.steps < full.steps
+    assert max(quick.frames) < max(full.frames)
+    assert full.models == ("mini",)
+
+
+@pytest.mark.parametrize("text", ["64", "64x", "64x31", "-64x64", "64x64x64", "a4x64", "²00x200"])
+def test_a_size_that_is_none_is_refused(monkeypatch, text):
+    monkeypatch.setattr(amounts, "LEAST_SIDE", 32)
+    with pytest.raises(UserError, match="sizes: expected WIDTHxHEIGHT"):
+        parse_size(text)
+    assert parse_size("32X640") == (32, 640)
 
 
 def test_nerfstudio_is_not_loaded_before_it_is_needed():
