@@ -12,7 +12,6 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from csd_core.errors import UserError
-from csd_core.io import images
 from csd_core.io.images import Picture, check_can_hold, quantise, read_mask, read_picture, write_picture
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -64,7 +63,7 @@ def png(
 
 
 def refused(path: Path, **settings: Any) -> str:
-    """The one line that read_picture says."""
+    """The one-line message of read_picture."""
     with pytest.raises(UserError) as error:
         read_picture(path, **settings)
     assert str(error.value).startswith(f"{path}: expected ")
@@ -132,8 +131,7 @@ def test_png_of_16_bits(tmp_path: Path, kind: int, channels: int) -> None:
         np.testing.assert_array_equal(read.alpha, samples[..., -1])
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(("order", "compression"), [("<", None), (">", "zlib")])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("planes", ["contig", "separate"])
 def test_tiff_of_16_bits(
@@ -242,15 +240,10 @@ def test_a_cmyk_profile_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert read_picture(tmp_path / "a.jpg").pixels[0, 0].tolist() == [1, 2, 3]
 
 
-def test_ycbcr_becomes_rgb(tmp_path: Path) -> None:
-    Image.fromarray(smooth()).convert("YCbCr").save(tmp_path / "a.tif")
-    assert np.abs(read_picture(tmp_path / "a.tif").pixels.astype(int) - smooth()).mean() < 3
-
-
 def test_other_formats_are_read(tmp_path: Path) -> None:
-    for suffix in (".bmp", ".gif", ".ppm", ".tga"):
-        Image.fromarray(smooth()).save(tmp_path / f"a{suffix}")
-        assert read_picture(tmp_path / f"a{suffix}").pixels.shape == (24, 32, 3)
+    for mode, suffix in (("RGB", ".bmp"), ("RGB", ".ppm"), ("RGB", ".tga"), ("YCbCr", ".tif")):
+        Image.fromarray(smooth()).convert(mode).save(tmp_path / f"a{suffix}")
+        assert np.abs(read_picture(tmp_path / f"a{suffix}").pixels.astype(int) - smooth()).mean() < 3
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -315,7 +308,7 @@ def lzw_with_orientation(path: Path, samples: np.ndarray, orientation: int) -> N
     path.write_bytes(data[:4] + struct.pack("<I", len(data)) + data[8:] + directory)
 
 
-def test_orientation_that_only_xmp_tells(tmp_path: Path) -> None:
+def test_orientation_that_only_xmp_states(tmp_path: Path) -> None:
     xmp = b'<d tiff:Orientation="6"/><tiff:Orientation>6</tiff:Orientation>'
     for dtype, suffix in ((np.uint8, ".png"), (np.uint16, ".png"), (np.uint8, ".tif")):
         start = replace(picture(dtype), exif=None, xmp=xmp)
@@ -336,15 +329,12 @@ def test_an_orientation_that_is_none_is_upright(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("alpha", [False, True])
-@pytest.mark.parametrize("suffix", LOSSLESS)
-def test_8_bits_come_back(tmp_path: Path, suffix: str, alpha: bool) -> None:
-    there_and_back(tmp_path / f"a{suffix}", picture(alpha=alpha))
-
-
-@pytest.mark.parametrize("alpha", [False, True])
-@pytest.mark.parametrize("suffix", SIXTEEN)
-def test_16_bits_come_back(tmp_path: Path, suffix: str, alpha: bool) -> None:
-    there_and_back(tmp_path / f"a{suffix}", picture(np.uint16, alpha=alpha))
+@pytest.mark.parametrize(
+    ("suffix", "dtype"),
+    [(suffix, np.uint8) for suffix in LOSSLESS] + [(suffix, np.uint16) for suffix in SIXTEEN],
+)
+def test_pictures_come_back(tmp_path: Path, suffix: str, dtype: Any, alpha: bool) -> None:
+    there_and_back(tmp_path / f"a{suffix}", picture(dtype, alpha=alpha))
 
 
 def there_and_back(path: Path, start: Picture) -> None:
@@ -391,13 +381,6 @@ def test_big_tiffs_hold_exif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert exif.get_ifd(34853)[1] == "N"
 
 
-def test_nothing_comes_with_a_plain_picture(tmp_path: Path) -> None:
-    for suffix in SUFFIXES:
-        write_picture(tmp_path / f"a{suffix}", Picture(smooth()))
-        read = read_picture(tmp_path / f"a{suffix}")
-        assert (read.alpha, read.icc_profile, read.exif, read.xmp) == (None, None, None, None)
-
-
 def test_the_old_thumbnail_is_left_out(tmp_path: Path) -> None:
     # a big-endian EXIF whose second directory holds a thumbnail of four bytes
     first = struct.pack(">HHHI4sI", 1, 274, 3, 1, b"\0\1\0\0", 26)
@@ -413,20 +396,6 @@ def test_damaged_exif_does_not_stop_a_picture(tmp_path: Path) -> None:
     for junk in (b"Exif\0\0junk", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(30)):
         Image.fromarray(smooth()).save(tmp_path / "a.webp", exif=junk, lossless=True)
         np.testing.assert_array_equal(read_picture(tmp_path / "a.webp").pixels, smooth())
-
-
-def test_the_rest_of_damaged_exif_is_kept(tmp_path: Path) -> None:
-    entries = struct.pack(">HHI4sHHII", 271, 2, 4, b"Abc\0", 272, 2, 100, 9999)  # the second lies nowhere
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + entries + bytes(4)
-    Image.fromarray(smooth()).save(tmp_path / "a.webp", exif=exif)
-    kept = Image.Exif()
-    kept.load(read_picture(tmp_path / "a.webp").exif or b"")
-    assert dict(kept) == {271: "Abc"}
-
-
-def test_jpeg_is_close(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.jpg", Picture(smooth(), np.full((24, 32), 255, np.uint8)))
-    assert np.abs(read_picture(tmp_path / "a.jpg").pixels.astype(int) - smooth()).mean() < 1
 
 
 def test_16_bits_are_rounded_where_8_are_held(tmp_path: Path) -> None:
@@ -511,16 +480,7 @@ def test_animations_are_refused(tmp_path: Path, suffix: str) -> None:
     assert "has 3 frames; use csd-edit-video, or save one frame" in said
 
 
-def test_what_decoders_say_becomes_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any) -> None:
-        raise IndexError("two\nlines")
-
-    write_picture(tmp_path / "a.png", Picture(smooth()))
-    monkeypatch.setattr(Image, "open", fail)
-    assert "(two lines)" in refused(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint32, np.int8])
+@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.uint32])
 def test_other_channels_are_refused(tmp_path: Path, dtype: Any) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 4, 3), dtype), photometric="rgb")
     assert "8 or 16 bits per channel" in refused(tmp_path / "a.tif")
@@ -529,9 +489,8 @@ def test_other_channels_are_refused(tmp_path: Path, dtype: Any) -> None:
 def test_16_bits_of_other_colours_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", noise(4, 4, 4, dtype=np.uint16), photometric="separated")
     assert "grey or RGB in a TIFF of 16 bits" in refused(tmp_path / "a.tif")
-    (tmp_path / "a.pgm").write_bytes(
-        b"P5 4 4 65535\n" + bytes(32)
-    )  # Pillow reads it as whole numbers of 32 bits
+    # Pillow reads it as whole numbers of 32 bits
+    (tmp_path / "a.pgm").write_bytes(b"P5 4 4 65535\n" + bytes(32))
     assert "8 or 16 bits per channel" in refused(tmp_path / "a.pgm")
 
 
@@ -539,7 +498,7 @@ def test_16_bits_of_other_colours_are_refused(tmp_path: Path) -> None:
 
 
 def not_held(name: str, start: Picture) -> str:
-    """The one line that check_can_hold says."""
+    """The one-line message of check_can_hold."""
     with pytest.raises(UserError) as error:
         check_can_hold(Path(name), start)
     assert str(error.value).startswith(f"{name}: expected ")
@@ -570,24 +529,15 @@ def test_the_longest_side(tmp_path: Path, suffix: str, limit: int) -> None:
     check_can_hold(Path("a.png"), Picture(np.zeros((1, limit + 1, 3), np.uint8)))
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_failure_leaves_the_old_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
-) -> None:
-    path = tmp_path / f"a{suffix}"
-    write_picture(path, Picture(smooth()))
-    before = path.read_bytes()
-
-    def fail(*args: Any, **settings: Any) -> None:
-        raise OSError("disk full")
-
+def test_a_failure_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(path: Path, *args: Any, **settings: Any) -> None:
         path.write_bytes(b"half")
-        fail()
+        raise OSError("disk full")
 
-    monkeypatch.setattr(images, "putchunk", fail)
+    path = tmp_path / "a.tif"
+    write_picture(path, Picture(smooth()))
+    before = path.read_bytes()
     monkeypatch.setattr(tifffile, "imwrite", half)
-    monkeypatch.setattr(Image.Image, "save", lambda self, path, *args, **settings: half(path))
     with pytest.raises(OSError, match="disk full"):
         write_picture(path, picture())
     assert path.read_bytes() == before
@@ -626,43 +576,26 @@ def test_other_pixels_keep_the_rest() -> None:
     assert other.alpha is start.alpha
     assert other.exif == start.exif
     np.testing.assert_array_equal(other.pixels, 255 - start.pixels)
-    for wrong in (
-        start.pixels[:-1],
-        start.pixels.astype(np.uint16),
-        start.pixels[..., 0],
-        start.pixels / 255,
-    ):
+    for wrong in (start.pixels[:-1], start.pixels.astype(np.uint16), start.pixels[..., 0]):
         with pytest.raises(ValueError, match="expected"):
             start.with_pixels(wrong)
 
 
 @pytest.mark.parametrize(
-    ("xmp", "size", "expected"),
+    ("xmp", "width", "expected"),
     [
-        pytest.param(GPANO, (8, 16), True, id="attribute"),
-        pytest.param(
-            b"<GPano:ProjectionType> equirectangular </GPano:ProjectionType>", (8, 16), True, id="element"
-        ),
-        pytest.param(b"<a GPano:ProjectionType='equirectangular'/>", (8, 16), True, id="other quotes"),
-        pytest.param(b'<a GPano:ProjectionType="cylindrical"/>', (8, 16), False, id="cylinder"),
-        pytest.param(GPANO, (8, 15), False, id="aspect"),
-        pytest.param(None, (8, 16), False, id="no XMP"),
-        pytest.param(
-            GPANO + b'<a GPano:FullPanoWidthPixels="64" GPano:CroppedAreaImageWidthPixels="16"/>',
-            (8, 16),
-            False,
-            id="part of a sphere",
-        ),
-        pytest.param(
-            GPANO + b'<a GPano:FullPanoWidthPixels="64" GPano:CroppedAreaImageWidthPixels="64"/>',
-            (8, 16),
-            True,
-            id="whole sphere",
-        ),
+        (GPANO, 16, True),
+        (b"<GPano:ProjectionType> equirectangular </GPano:ProjectionType>", 16, True),
+        (b"<a GPano:ProjectionType='equirectangular'/>", 16, True),
+        (b'<a GPano:ProjectionType="cylindrical"/>', 16, False),
+        (GPANO, 15, False),
+        (None, 16, False),
+        (GPANO + b'<a GPano:FullPanoWidthPixels="64" GPano:CroppedAreaImageWidthPixels="16"/>', 16, False),
+        (GPANO + b'<a GPano:FullPanoWidthPixels="64" GPano:CroppedAreaImageWidthPixels="64"/>', 16, True),
     ],
 )
-def test_full_spheres(xmp: bytes | None, size: tuple[int, int], expected: bool) -> None:
-    assert Picture(noise(*size, 3), xmp=xmp).is_full_sphere is expected
+def test_full_spheres(xmp: bytes | None, width: int, expected: bool) -> None:
+    assert Picture(noise(8, width, 3), xmp=xmp).is_full_sphere is expected
 
 
 # Masks
@@ -709,13 +642,11 @@ def test_a_mask_is_turned(tmp_path: Path) -> None:
 
 
 def test_masks_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="expected 7x9 as the image, got 9x7") as error:
+    with pytest.raises(UserError, match="expected 7x9 as the image, got 9x7"):
         mask_of(tmp_path / "a.png", noise(7, 9))
-    assert "\n" not in str(error.value)
     clear = np.dstack([noise(9, 7, 3), np.zeros((9, 7), np.uint8)])
     for empty in (np.zeros((9, 7), np.uint8), clear):
-        with pytest.raises(UserError, match="empty") as error:
+        with pytest.raises(UserError, match="empty"):
             mask_of(tmp_path / "a.png", empty)
-        assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="more than the limit of 5"):
         read_mask(tmp_path / "a.png", size=(9, 7), max_pixels=5)
