@@ -4,6 +4,7 @@ A step belongs to base training while step < base_steps. Rounds of edits come be
 base_steps + edit_interval, ... A checkpoint holds the next step: it can lie between a round and that step.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocati
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
-from csd_core.command import end_now, print_once
+from csd_core.command import end_now, print_once, warnings_as_notes
 from csd_core.engine.ranks import ALONE, LostRankError, Ranks
 from csd_core.errors import UserError
 from csd_core.machine import FreeCores
@@ -57,7 +58,7 @@ class CSDTrainerConfig(TrainerConfig):
         from csd_nerf.runs.checks import prepare
 
         choose_lines(nerfstudios=self.verbose)
-        with one_line_errors():
+        with plain_messages():
             prepare(self)
         if self.machine.num_devices > 1:
             take_over_launch()
@@ -97,7 +98,7 @@ class CSDTrainer(Trainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; load a checkpoint if one is named."""
-        with one_line_errors(ranks=self.ranks), data_parallel_anywhere():
+        with plain_messages(ranks=self.ranks), data_parallel_anywhere():
             super().setup(test_mode)
         before, after = (
             TrainingCallbackLocation.BEFORE_TRAIN_ITERATION,
@@ -167,7 +168,7 @@ class CSDTrainer(Trainer):
             set_random_state(self._random_state)
         self.config.max_num_iterations = left  # nerfstudio's loop takes it as the number of steps to do
         try:
-            with one_line_errors(self._kept, self.ranks), self.progress:
+            with plain_messages(self._kept, self.ranks), self.progress:
                 super().train()
                 if self.datamanager.rounds_done:
                     self.datamanager.measure_round(self.model, self.ranks)
@@ -297,10 +298,11 @@ def _join(config: CSDTrainerConfig, local_rank: int) -> Ranks:
 
 
 @contextmanager
-def one_line_errors(kept: Callable[[], str] = lambda: "", ranks: Ranks = ALONE) -> Iterator[None]:
-    """Let errors that a user can fix end the command with one line instead of a traceback."""
+def plain_messages(kept: Callable[[], str] = lambda: "", ranks: Ranks = ALONE) -> Iterator[None]:
+    """Print warnings as lines `note: ...`; errors that a user can fix end the command with one line."""
     try:
-        yield
+        with warnings_as_notes() if ranks.is_main else warnings.catch_warnings(action="ignore"):
+            yield
     except UserError as error:
         _stop(f"{error}", 2, ranks, isinstance(error, LostRankError))
     except FloatingPointError as error:
