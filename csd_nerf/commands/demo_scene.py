@@ -1,4 +1,4 @@
-"""The demo's scene: a few coloured things on a table, drawn from an orbit, as a nerfstudio capture.
+"""The demo's scene: coloured objects on a table, rendered from an orbit, as a nerfstudio capture.
 
 The capture is a folder that any nerfstudio method reads: transforms.json and images/*.png.
 """
@@ -28,7 +28,7 @@ from csd_core.mini_editor.raycast import (
 
 
 def demo_scene() -> Scene:
-    """Red, orange and blue things, one striped and one marbled, on a chequered table."""
+    """Red, orange and blue objects, one striped and one marbled, on a chequered table."""
     cream, slate, sand = (0.93, 0.90, 0.82), (0.36, 0.40, 0.46), (0.78, 0.72, 0.60)
     return Scene(
         objects=[
@@ -50,13 +50,7 @@ def demo_scene() -> Scene:
 
 
 def orbit(num_views: int, size: int, seed: int) -> list[View]:
-    """Cameras around the scene, evenly in azimuth, their height swaying twice a turn, a little shaken.
-
-    Raises:
-        ValueError: fewer than two views.
-    """
-    if num_views < 2:
-        raise ValueError(f"expected at least 2 views, got {num_views}: a scene needs more than one camera")
+    """Cameras around the scene, evenly in azimuth, with two periods of elevation and a little noise."""
     rng = np.random.default_rng(seed)
     focal = 1.02 * size
     views = []
@@ -74,16 +68,13 @@ def orbit(num_views: int, size: int, seed: int) -> list[View]:
 
 
 def write_demo_scene(folder: Path, *, num_views: int = 32, size: int = 128, seed: int = 0) -> Path:
-    """Draw the scene into `folder`, which appears only when it is complete; an older one there is replaced.
+    """Render the scene into `folder`, which is replaced when all photos are written; returns `folder`.
 
     Args:
         folder: where the capture goes.
         num_views: photos around the scene.
-        size: pixels of the side of a photo.
-        seed: of the cameras' shake; the same seed gives the same bytes.
-
-    Returns:
-        `folder`.
+        size: side of a photo in pixels.
+        seed: of the cameras' noise; the same seed gives the same bytes.
     """
     return write_drawn(folder, demo_scene(), orbit(num_views, size, seed))
 
@@ -96,24 +87,21 @@ def write_drawn(
     poses: Sequence[NDArray[np.floating]] | None = None,
     exposures: Sequence[float] | None = None,
 ) -> Path:
-    """Draw a scene into `folder`, which appears only when it is complete; an older one there is replaced.
+    """Render a scene into `folder`, which is replaced when all photos are written; returns `folder`.
 
     Args:
         folder: where the capture goes.
-        scene: what is drawn.
+        scene: what is rendered.
         views: the cameras, all of one size.
-        poses: camera-to-world matrices (4, 4) to write down in place of the views' own.
-        exposures: what each photo is multiplied by. Default: 1.
-
-    Returns:
-        `folder`.
+        poses: camera-to-world matrices (4, 4) to write instead of the views' own.
+        exposures: factor on each photo. Default: 1.
     """
     with folder_written_beside(folder) as fresh:
         (fresh / "images").mkdir()
         frames = []
         for index, view in enumerate(views):
             name = f"images/{index:04d}.png"
-            image = render(scene, *view, samples=2) * (exposures[index] if exposures is not None else 1)
+            image = render(scene, *view, samples=2) * (1 if exposures is None else exposures[index])
             Image.fromarray((image.clip(0, 1) * 255).round().astype(np.uint8)).save(fresh / name)
             pose = view.camera_to_world if poses is None else poses[index]
             frames.append({"file_path": name, "transform_matrix": pose.tolist()})

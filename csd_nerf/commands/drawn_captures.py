@@ -1,8 +1,8 @@
-"""Captures drawn to measure scenes on: `python -m csd_nerf.commands.drawn_captures FOLDER` writes them.
+"""Synthetic captures for measurements: `python -m csd_nerf.commands.drawn_captures FOLDER` writes them.
 
 table      the demo's scene
-exposure   the same, photographed with an exposure that changes from photo to photo
-walk       outdoors: a walk with the camera turning, far houses and sky, poses as rough as a phone's
+exposure   the same with an exposure that changes from photo to photo
+walk       outdoors: a walk with a turning camera, far houses and sky, poses as inaccurate as a phone's
 """
 
 import sys
@@ -60,7 +60,7 @@ PALE_LEAF: Color = (0.40, 0.52, 0.22)
 
 
 def walk_scene() -> Scene:
-    """A terrace with a row of slabs and coloured things, trees around it, houses 22 to 60 units away."""
+    """A terrace with a row of slabs and coloured objects, trees around it, houses 22 to 60 units away."""
     rng = np.random.default_rng(3)
     return Scene(
         objects=[*_houses(rng), *_trees(rng), *_slabs(), *_things()],
@@ -101,29 +101,24 @@ def _slabs() -> list[Box]:
 
 
 def _things() -> list[Sphere | Box]:
-    balls = [
-        ((-3, 1.2, 0.4), RED),
-        ((2.6, 1.1, 0.35), GREEN),
-        ((0.2, -1.9, 0.35), RED),
-        ((4.2, 0.4, 0.6), RED),
-    ]
+    balls = [(-3, 1.2, 0.4, RED), (2.6, 1.1, 0.35, GREEN), (0.2, -1.9, 0.35, RED), (4.2, 0.4, 0.6, RED)]
     crates = [
-        ((-1.2, 1.8, 0.3), ORANGE),
-        ((0.8, 1.5, 0.5), BLUE),
-        ((-2.2, -1.6, 0.45), BLUE),
-        ((2.2, -1.5, 0.5), ORANGE),
+        (-1.2, 1.8, 0.3, ORANGE),
+        (0.8, 1.5, 0.5, BLUE),
+        (-2.2, -1.6, 0.45, BLUE),
+        (2.2, -1.5, 0.5, ORANGE),
     ]
     return [
-        *(Sphere(centre, centre[2], Texture(color)) for centre, color in balls),
+        *(Sphere((x, y, z), z, Texture(color)) for x, y, z, color in balls),
         *(
-            Box(centre, (0.4, 0.3, centre[2]), Texture(color, CREAM, "stripes", period=0.4), yaw=centre[0])
-            for centre, color in crates
+            Box((x, y, z), (0.4, 0.3, z), Texture(color, CREAM, "stripes", period=0.4), yaw=x)
+            for x, y, z, color in crates
         ),
     ]
 
 
 def walk(num_views: int = 76, width: int = 240, height: int = 135, seed: int = 0) -> list[View]:
-    """Cameras at head height along eight units of way, turning from side to side."""
+    """Cameras at head height along a path of eight units, turning from side to side."""
     rng = np.random.default_rng(seed)
     focal = 0.8 * width
     views = []
@@ -152,7 +147,7 @@ def rough_poses(views: list[View], degrees: float = 0.2, units: float = 0.01, se
 
 
 def draw(config: DrawConfig) -> None:
-    """Draw the captures that scenes are measured on."""
+    """Render the captures that scenes are measured on."""
     write_demo_scene(config.folder / "table")
     views = orbit(32, 128, seed=0)
     write_drawn(config.folder / "exposure", demo_scene(), views, exposures=exposures(len(views)).tolist())
