@@ -1,3 +1,4 @@
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from av.stream import Disposition
 from PIL import Image
 
+from csd_core.errors import UserError
 from csd_core.io.images import Picture, write_picture
 from csd_core.io.video_writer import check_can_write
 from csd_core.io.videos import read_video
@@ -94,7 +96,7 @@ def test_pictures_of_16_bits_and_with_alpha(tmp_path: Path) -> None:
     assert "what is transparent becomes white" in video.notes
 
 
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".jpg", ".gif", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg", ".gif", ".bmp"])
 def test_a_still_picture_is_one_frame(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(pictures()[0]).save(tmp_path / f"a{suffix}")
     video = read_video(tmp_path / f"a{suffix}")
@@ -138,3 +140,53 @@ def test_damage_inside_a_file(tmp_path: Path) -> None:
     data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
     path.write_bytes(data)
     assert "damaged" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "sound", "options"),
+    [
+        ("a.mp4", "libx264", ["aac"], {}),
+        ("a.mp4", "libx264", ["aac"], {"movflags": "faststart"}),
+        ("a.mp4", "libx264", [], {"movflags": "faststart"}),
+        ("a.mp4", "libx264", ["aac"], {"movflags": "frag_keyframe+empty_moov"}),
+        ("a.mkv", "libx264", ["aac"], {}),
+        ("a.mov", "libx264", [], {"movflags": "faststart"}),
+        ("a.webm", "libvpx-vp9", ["libopus"], {}),
+        ("a.avi", "mpeg4", [], {}),
+    ],
+)
+def test_a_file_that_is_cut_off(
+    tmp_path: Path, name: str, codec: str, sound: list[str], options: dict[str, str]
+) -> None:
+    noise = list(np.random.default_rng(0).integers(0, 256, (48, 32, 48, 3), dtype=np.uint8))
+    path = clip(tmp_path / name, noise, codec=codec, sound=sound, container_options=options)
+    assert read_video(path).total == 48
+    data = path.read_bytes()
+    for part in (0.3, 0.6, 0.8):
+        path.write_bytes(data[: int(len(data) * part)])
+        assert "cut off" in refused(path)
+
+
+def test_a_stream_that_does_not_know_its_size(tmp_path: Path) -> None:
+    path = clip(tmp_path / "a.mkv", container_options={"live": "1"})
+    assert read_video(path).total == 12
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_an_animation_that_is_cut_off_is_read_whole_or_refused(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.fromarray(frame) for frame in pictures(4, 8, 12)]
+    path = save_animation(tmp_path / f"a{suffix}", frames, [100] * 4)
+    data, whole = path.read_bytes(), list(read_video(path).frames())
+    for length in (*range(20, len(data), 7), *range(len(data) - 40, len(data))):
+        path.write_bytes(data[:length])
+        with suppress(UserError):  # an APNG may lose what follows its pixels
+            np.testing.assert_array_equal(list(read_video(path).frames()), whole)
+    for length in (len(data) // 2, len(data) - 21):
+        path.write_bytes(data[:length])
+        assert "cut off" in refused(path)
+
+
+def test_an_animation_with_a_picture_for_other_programs(tmp_path: Path) -> None:
+    frames = [Image.fromarray(frame) for frame in pictures(3)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:], default_image=True)
+    np.testing.assert_array_equal(list(read_video(tmp_path / "a.png").frames()), pictures(3)[1:])

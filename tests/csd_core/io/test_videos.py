@@ -1,7 +1,6 @@
 import pickle
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -29,7 +28,6 @@ from tests.csd_core.io.clips import (
     [
         ("a.mp4", "libx264", "yuv420p"),
         ("a.mov", "libx264", "yuv444p"),
-        ("a.mkv", "libx264", "yuv420p"),
         ("a.mkv", "ffv1", "bgr0"),
         ("a.webm", "libvpx-vp9", "yuv420p"),
         ("a.avi", "mjpeg", "yuvj420p"),
@@ -53,9 +51,7 @@ def test_what_is_in_a_video(tmp_path: Path, name: str, codec: str, pixels: str) 
         assert apart(frames, pictures()) < 4
 
 
-@pytest.mark.parametrize(
-    "rate", [Fraction(24), Fraction(25), Fraction(24000, 1001), Fraction(60), Fraction(15, 2)]
-)
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(24000, 1001), Fraction(60), Fraction(15, 2)])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_rates_are_exact(tmp_path: Path, rate: Fraction, suffix: str) -> None:
     video = read_video(clip(tmp_path / f"a{suffix}", rate=rate))
@@ -123,28 +119,7 @@ def test_an_empty_selection(tmp_path: Path) -> None:
     assert "--frames" in refused(path, frames=slice(None, None, -1))
 
 
-def test_frames_are_decoded_when_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[int] = []
-    real = video_sources._upright
-
-    def upright(*args: Any) -> Any:
-        counted.append(1)
-        return real(*args)
-
-    tiny = [np.full((16, 16, 3), k % 200, np.uint8) for k in range(300)]
-    video = read_video(clip(tmp_path / "a.mp4", tiny))
-    assert video.num_frames == 300
-    monkeypatch.setattr(video_sources, "_upright", upright)
-    frames = video.frames()
-    assert not counted
-    next(frames)
-    assert len(counted) == 1
-    cast(Any, frames).close()
-    list(read_video(video.path, frames=slice(0, 5)).frames())
-    assert len(counted) == 1 + 300 + 5  # nothing behind the last one that is wanted
-
-
-def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits(tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mp4")
     assert "48x32, 1536 pixels, more than the limit of 1535; raise it with --max-pixels" in refused(
         path, max_pixels=1535
@@ -154,11 +129,6 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--frames" in refused(path, max_frames=11)
     assert read_video(path, frames=slice(1, None), max_frames=11).num_frames == 11
     assert read_video(path, frames=slice(-5, 10), max_frames=3).num_frames == 3
-    counted = []
-    real = video_sources._upright
-    monkeypatch.setattr(video_sources, "_upright", lambda *args: (counted.append(1), real(*args))[1])
-    refused(path, max_frames=2)
-    assert len(counted) == 3
     for suffix in (".webp", ".gif"):
         save_animation(tmp_path / f"a{suffix}", [Image.fromarray(f) for f in pictures(2)], [100] * 2)
         assert "--max-pixels" in refused(tmp_path / f"a{suffix}", max_pixels=1535)
@@ -173,6 +143,21 @@ def test_frames_of_different_sizes(tmp_path: Path) -> None:
     small, large = clip(tmp_path / "a.ts", pictures(3)), clip(tmp_path / "b.ts", pictures(3, 64, 64))
     (tmp_path / "c.ts").write_bytes(small.read_bytes() + large.read_bytes())
     assert "48x32 in frame 0 and 64x64 in frame 3" in refused(tmp_path / "c.ts")
+
+
+def test_frames_are_decoded_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    real = video_sources._upright
+    video = read_video(clip(tmp_path / "a.mp4"), frames=slice(0, 5))
+    monkeypatch.setattr(video_sources, "_upright", lambda *args: (counted.append(1), real(*args))[1])
+    frames = video.frames()
+    assert not counted
+    next(frames)
+    assert len(counted) == 1
+    assert len(list(frames)) == 4
+    assert len(counted) == 5  # nothing after the last one that is wanted
+    refused(video.path, max_frames=2)
+    assert len(counted) == 5 + 3
 
 
 def test_a_file_that_changes_meanwhile(tmp_path: Path) -> None:
