@@ -1,7 +1,12 @@
+"""PanoramaEditor and VideoEditor: what both promise is one test, run for each."""
+
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,166 +14,323 @@ from PIL import Image
 from torch import Tensor
 
 from csd_core.canvas.regions import Region
+from csd_core.canvas.video import VideoEdit
 from csd_core.cli.panorama import PanoramaOptions, edit_panorama
+from csd_core.cli.video import VideoOptions, edit_video
 from csd_core.command import run_command
+from csd_core.denoisers import families
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.editors import PanoramaEditor, as_image_tensor, as_mask_tensor
+from csd_core.denoisers.runtime.device import default_dtype, dtype_name, resolve_device
+from csd_core.editors import Editor, PanoramaEditor, VideoEditor, prepare_panorama, prepare_video
+from csd_core.engine.prepared import PreparedEdit
 from csd_core.errors import UserError
+from csd_core.io.arrays import as_clip, as_image_tensor
+from tests.models import load
 
-SETTINGS: dict[str, Any] = {"num_inference_steps": 3, "stride": 4}
+Kind = Literal["panorama", "video"]
+
+EDITORS: dict[Kind, type[Editor]] = {"panorama": PanoramaEditor, "video": VideoEditor}
+QUICK: dict[Kind, dict[str, Any]] = {
+    "panorama": {"num_inference_steps": 3, "stride": 4},
+    "video": {"num_inference_steps": 3},
+}
+OPTIMISE = ("csd", "no-svgd", "sds", "dds")
 PROMPT = "make it red"
+COUNT, HEIGHT, WIDTH = 5, 33, 45
+SIZE = (HEIGHT, WIDTH)
 
 
-def noise(height: int = 33, width: int = 45, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+def moving() -> np.ndarray:
+    """Frames (COUNT, H, W, 3) cut one after the other, 3 pixels apart, from blurred noise."""
+    wide = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH + 3 * COUNT, 3), np.uint8)
+    wide = cv2.blur(wide, (5, 5))
+    return np.stack([wide[:, 3 * k : 3 * k + WIDTH] for k in range(COUNT)])
+
+
+FRAMES = moving()
+IMAGE = FRAMES[0]
+SOURCES: dict[Kind, np.ndarray] = {"panorama": IMAGE, "video": FRAMES}
+
+
+def as_tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels).movedim(-1, -3) / 255
 
 
 @pytest.fixture(scope="module")
 def model(tiny_epsilon: Path) -> InstructPix2Pix:
-    return InstructPix2Pix.from_pretrained(str(tiny_epsilon))
+    return load(tiny_epsilon)
+
+
+@pytest.fixture(params=EDITORS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
 
 
 @pytest.fixture
-def editor(model: InstructPix2Pix) -> PanoramaEditor:
-    made = PanoramaEditor(model)
-    made.set_progress_bar_config(disable=True)
-    return made
+def editor(kind: Kind, model: InstructPix2Pix) -> Editor:
+    return quiet(EDITORS[kind](model))
 
 
 @pytest.fixture(autouse=True)
 def global_random_numbers() -> Iterator[None]:
-    """No editor draws from torch's global generator."""
-    before = torch.random.get_rng_state()
+    """No editor draws from the global generators of torch and numpy."""
+    state: Any = np.random.get_state
+    before, numbers = torch.random.get_rng_state(), state()[1].copy()
     yield
     assert torch.equal(torch.random.get_rng_state(), before)
+    np.testing.assert_array_equal(state()[1], numbers)
 
 
-def edit(editor: PanoramaEditor, image: Any = None, prompt: Any = PROMPT, **settings: Any) -> Any:
-    chosen = {"output_type": "pt", **SETTINGS, **settings}
-    return editor(noise() if image is None else image, prompt, **chosen).images
+def quiet(editor: Editor) -> Editor:
+    editor.set_progress_bar_config(disable=True)
+    return editor
+
+
+def edit(editor: Editor, source: Any = None, prompt: Any = PROMPT, **settings: Any) -> Any:
+    """A short edit; by default as tensor (n, 3, H, W), of a video (n, N, 3, H, W)."""
+    kind: Kind = "panorama" if isinstance(editor, PanoramaEditor) else "video"
+    called: Any = editor
+    source = SOURCES[kind] if source is None else source
+    output = called(source, prompt, **{"output_type": "pt", **QUICK[kind], **settings})
+    return output.images if kind == "panorama" else output.frames
+
+
+def prepared(editor: Editor, **given: Any) -> PreparedEdit:
+    if isinstance(editor, PanoramaEditor):
+        image = as_image_tensor(IMAGE)
+        return prepare_panorama(editor.denoiser, image, PROMPT, given, num_steps=3, stride=4)
+    return prepare_video(editor.denoiser, as_clip(FRAMES, slice(None)), PROMPT, given, num_steps=3)
+
+
+def finished(job: Any, canvas: Tensor) -> Tensor:
+    """What the editor returns for a canvas."""
+    made = job.finish(canvas)
+    return made if isinstance(made, Tensor) else torch.stack(list(made))[None]
+
+
+# Loading.
+
+
+@pytest.mark.parametrize("cls", EDITORS.values())
+def test_the_device_is_chosen_as_commands_do_and_named_in_one_line(
+    cls: type[Editor],
+    tiny_epsilon: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        families, "resolve_device", lambda device: asked.append(device) or resolve_device(device)
+    )
+    editor = cls.from_pretrained(str(tiny_epsilon))
+    device = resolve_device(None)
+    assert isinstance(editor, cls)
+    assert asked == [None]
+    assert (editor.denoiser.device, editor.denoiser.dtype) == (device, default_dtype(device))
+    note = f"note: the model computes on {device} in {dtype_name(default_dtype(device))}\n"
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", note)
+
+
+def test_the_precision_can_be_changed(kind: Kind, tiny_epsilon: Path) -> None:
+    editor = quiet(EDITORS[kind](load(tiny_epsilon)))
+    exact = edit(editor)
+    assert editor.to("cpu") is editor
+    assert editor.denoiser.dtype == torch.float32
+    assert torch.equal(edit(editor), exact)
+    editor.to("cpu", torch.bfloat16)
+    rounded = edit(editor)
+    assert editor.denoiser.dtype == torch.bfloat16
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().mean() < 0.02
+    with pytest.raises(UserError, match="device"):
+        editor.to("abacus")
 
 
 # In and out.
 
 
-def test_a_model_is_loaded_and_moved(tiny_epsilon: Path) -> None:
-    editor = PanoramaEditor.from_pretrained(str(tiny_epsilon), torch_dtype=torch.bfloat16)
-    assert isinstance(editor, PanoramaEditor)
-    assert editor.denoiser.dtype == torch.bfloat16
-    assert editor.to("cpu") is editor
-    with pytest.raises(UserError, match="device"):
-        editor.to("abacus")
-
-
-def test_outputs_of_all_types_agree(editor: PanoramaEditor) -> None:
+def test_outputs_of_all_types_agree(editor: Editor, kind: Kind) -> None:
     tensor, array = edit(editor), edit(editor, output_type="np")
-    (picture,) = editor(noise(), PROMPT, **SETTINGS).images  # pil is the default
+    called: Any = editor
+    output = called(SOURCES[kind], PROMPT, **QUICK[kind])  # pil is the default
     assert isinstance(tensor, Tensor)
-    assert tensor.shape == (1, 3, 33, 45)
     assert tensor.dtype == torch.float32
+    assert tensor.shape == (1, *SOURCES[kind].shape[:-3], 3, HEIGHT, WIDTH)
     assert 0 <= tensor.min() <= tensor.max() <= 1
     assert isinstance(array, np.ndarray)
-    np.testing.assert_array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
-    assert isinstance(picture, Image.Image)
-    assert (picture.mode, picture.size) == ("RGB", (45, 33))
-    np.testing.assert_array_equal(np.asarray(picture), np.rint(array[0] * 255))
+    np.testing.assert_array_equal(array, tensor.movedim(-3, -1).numpy())
+    pictures = output.images if kind == "panorama" else output.frames[0]
+    assert all((picture.mode, picture.size) == ("RGB", (WIDTH, HEIGHT)) for picture in pictures)
+    bytes_ = np.rint(array.reshape(-1, HEIGHT, WIDTH, 3) * 255)
+    np.testing.assert_array_equal(np.stack([np.asarray(picture) for picture in pictures]), bytes_)
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        Image.fromarray(noise()),
-        Image.fromarray(np.dstack([noise(), np.full((33, 45), 255, np.uint8)])),
-        noise(),
-        noise().astype(np.float64) / 255,
-        noise().astype(np.uint16) * 257,
-        np.asfortranarray(noise()),
-        torch.from_numpy(noise()).permute(2, 0, 1),
-        torch.from_numpy(noise()).permute(2, 0, 1) / 255,
-        torch.from_numpy(noise()).permute(2, 0, 1)[None].double() / 255,
-    ],
-    ids=["PIL", "RGBA", "uint8", "float64", "uint16", "Fortran", "uint8 tensor", "tensor", "batch of one"],
-)
-def test_inputs_of_all_types_agree(image: Any) -> None:
-    tensor = as_image_tensor(image)
-    assert tensor.dtype == torch.float32
-    torch.testing.assert_close(tensor[0].permute(1, 2, 0), torch.from_numpy(noise()) / 255)
-
-
-def test_inputs_of_all_types_give_one_result(editor: PanoramaEditor) -> None:
-    tensor = torch.from_numpy(noise()).permute(2, 0, 1) / 255
-    assert torch.equal(edit(editor, Image.fromarray(noise())), edit(editor, noise()))
-    assert torch.equal(edit(editor, tensor), edit(editor, noise()))
-
-
-def test_grey_and_palette_are_pictures_too() -> None:
-    picture = Image.fromarray(noise())
-    for mode in ("L", "P", "1"):
-        assert as_image_tensor(picture.convert(mode)).shape == (1, 3, 33, 45)
-
-
-def test_masks_of_all_types_agree() -> None:
-    levels = noise()[..., 0]
-    expected = torch.from_numpy(levels) / 255
-    tensors = levels, levels / 255, Image.fromarray(levels), torch.from_numpy(levels), expected
-    for mask in tensors:
-        torch.testing.assert_close(as_mask_tensor(mask), expected)
-    assert torch.equal(as_mask_tensor(levels > 99), (torch.from_numpy(levels) > 99).float())
-    assert torch.equal(as_mask_tensor(torch.from_numpy(levels) > 99), (torch.from_numpy(levels) > 99).float())
-
-
-def test_inputs_are_not_changed(editor: PanoramaEditor) -> None:
-    image, mask = torch.from_numpy(noise()).permute(2, 0, 1) / 255, torch.ones(33, 45)
-    before = image.clone()
-    edit(editor, image, mask=mask)
-    assert torch.equal(image, before)
+def test_inputs_of_all_types_give_one_result_and_are_not_changed(
+    editor: Editor, kind: Kind, tmp_path: Path
+) -> None:
+    pictures = [Image.fromarray(frame) for frame in FRAMES]
+    for k, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{k}.png")
+    tensor, mask, expected = as_tensor(SOURCES[kind]), torch.ones(SIZE), edit(editor)
+    before = tensor.clone()
+    sources = [tensor, *([pictures[0]] if kind == "panorama" else [pictures, tmp_path])]
+    for source in sources:
+        assert torch.equal(edit(editor, source, mask=mask), expected)
+    assert torch.equal(tensor, before)
     assert mask.min() == 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 40), (32, 32), (70, 33)])
+@pytest.mark.parametrize("method", ["csd", "ip2p-overlap"])
+def test_images_of_any_size(model: InstructPix2Pix, size: tuple[int, int], method: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    edited = edit(quiet(PanoramaEditor(model)), image, method=method, num_inference_steps=1)
+    assert edited.shape == (1, 3, *size)
+
+
+def test_a_part_of_the_frames(model: InstructPix2Pix) -> None:
+    editor = quiet(VideoEditor(model))
+    assert torch.equal(edit(editor, frames=slice(1, 4)), edit(editor, FRAMES[1:4]))
+
+
+@pytest.mark.parametrize(("output_type", "most"), [("pil", 2), ("pt", COUNT)])
+def test_only_tensors_hold_all_frames_as_floats(
+    model: InstructPix2Pix, output_type: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most one frame while the next is computed, for PIL."""
+    alive: list[weakref.ref[np.ndarray]] = []
+    counts: list[int] = []
+    finish = VideoEdit.finish
+
+    def counting(self: VideoEdit, canvas: Tensor) -> Iterator[Tensor]:
+        for frame in finish(self, canvas):
+            memory = (
+                frame.numpy().copy()
+            )  # a tensor over it keeps it alive, and so do all views of the tensor
+            alive.append(weakref.ref(memory))
+            counts.append(sum(ref() is not None for ref in alive))
+            yield torch.from_numpy(memory)
+
+    monkeypatch.setattr(VideoEdit, "finish", counting)
+    gc.disable()
+    try:
+        made = edit(quiet(VideoEditor(model)), output_type=output_type)
+    finally:
+        gc.enable()
+    assert len(made[0]) == len(counts) == COUNT
+    assert max(counts) == most
 
 
 # The same as the command.
 
+RICH: dict[str, Any] = {
+    "guidance_scale": 4.0,
+    "image_guidance_scale": 1.2,
+    "negative_prompt": "a",
+    "learning_rate": 1.0,
+    "batch_size": 3,
+    "t_range": (0.1, 0.6),
+    "bandwidth_factor": 3.0,
+    "shared_noise": True,
+    "noise_pool": 1,
+    "chunk_size": 4,
+}
+
 
 @pytest.mark.parametrize(
-    ("settings", "options"),
+    ("kind", "settings"),
     [
-        ({}, []),
-        ({"guidance_scale": 4.0, "image_guidance_scale": 1.2, "batch_size": 3, "learning_rate": 1.0}, []),
-        ({"t_range": (0.1, 0.6), "negative_prompt": "a", "max_batch": 5}, []),
-        ({"wrap": True, "stride": 8}, ["--wrap"]),
-        ({"method": "ip2p-resize"}, []),
-        ({"method": "ip2p-overlap"}, []),
+        ("panorama", {}),
+        ("panorama", RICH),
+        ("panorama", {"wrap": True, "stride": 8}),
+        ("panorama", {"method": "no-svgd"}),
+        ("panorama", {"method": "dds", "source_prompt": "a photo"}),
+        ("panorama", {"method": "ip2p-resize"}),
+        ("panorama", {"method": "ip2p-overlap"}),
+        ("video", {}),
+        ("video", {**RICH, "resolution": 20}),
+        ("video", {"method": "no-svgd", "batch_size": 3}),
+        ("video", {"method": "dds", "source_prompt": "a film"}),
+        ("video", {"method": "ip2p-frame"}),
     ],
 )
 def test_the_command_gives_the_same_pixels(
-    editor: PanoramaEditor,
-    tiny_epsilon: Path,
-    tmp_path: Path,
-    settings: dict[str, Any],
-    options: list[str],
+    editor: Editor, kind: Kind, tiny_epsilon: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    mask = np.zeros((33, 45), np.uint8)
+    mask = np.zeros(SIZE, np.uint8)
     mask[:, :30], mask[:, 30:35] = 255, 100
-    Image.fromarray(noise()).save(tmp_path / "in.png")
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    given = {**SETTINGS, **settings}
-    for name, value in given.items():
-        if name != "wrap":
-            flag = "--num-steps" if name == "num_inference_steps" else f"--{name.replace('_', '-')}"
-            options = [*options, flag, *(map(str, value) if isinstance(value, tuple) else [str(value)])]
-    files = [
-        "--image",
-        tmp_path / "in.png",
-        "--output",
-        tmp_path / "out.png",
-        "--mask",
-        tmp_path / "mask.png",
-    ]
-    args = [*map(str, files), "--model", str(tiny_epsilon), "--device", "cpu", "--prompt", PROMPT, *options]
-    args += ["--dtype", "float32"]  # as the editor's
-    assert run_command(PanoramaOptions, edit_panorama, args) == 0
-    with Image.open(tmp_path / "out.png") as written:
-        (picture,) = edit(editor, mask=mask, output_type="pil", **settings)
-        np.testing.assert_array_equal(np.asarray(picture), np.asarray(written))
+    (tmp_path / "in").mkdir()
+    for k, frame in enumerate(FRAMES):
+        Image.fromarray(frame).save(tmp_path / "in" / f"{k}.png")
+    name = "out.png" if kind == "panorama" else "out"
+    given = {"--image": tmp_path / "in/0.png"} if kind == "panorama" else {"--video": tmp_path / "in"}
+    given |= {"--output": tmp_path / name, "--mask": tmp_path / "mask.png", "--model": tiny_epsilon}
+    given |= {"--device": "cpu", "--dtype": "float32", "--prompt": PROMPT}
+    args = [str(part) for pair in given.items() for part in pair]
+    for option, value in {**QUICK[kind], **settings}.items():
+        flag = "--num-steps" if option == "num_inference_steps" else f"--{option.replace('_', '-')}"
+        values = value if isinstance(value, tuple) else (value,)
+        args += [flag, *(str(part) for part in values if part is not True)]
+    if kind == "panorama":
+        assert run_command(PanoramaOptions, edit_panorama, args) == 0
+        (pictures, written) = edit(editor, mask=mask, output_type="pil", **settings), [tmp_path / name]
+    else:
+        assert run_command(VideoOptions, edit_video, args) == 0
+        (pictures,) = edit(editor, mask=mask, output_type="pil", **settings)
+        written = sorted((tmp_path / name).iterdir())
+    for path, picture in zip(written, pictures, strict=True):
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(np.asarray(picture), np.asarray(image))
+
+
+# What changes the result.
+
+
+@pytest.mark.parametrize(("kind", "sampled"), [("panorama", "ip2p-resize"), ("video", "ip2p-frame")])
+def test_the_methods_differ(editor: Editor, sampled: str) -> None:
+    made = [edit(editor, method=method, source_prompt="a film") for method in (*OPTIMISE, sampled)]
+    assert all(not torch.equal(one, other) for k, one in enumerate(made) for other in made[:k])
+
+
+@pytest.mark.parametrize("setting", [{"bandwidth_factor": 9.0}, {"shared_noise": True}, {"noise_pool": 1}])
+def test_settings_of_the_method_reach_it(editor: Editor, setting: dict[str, Any]) -> None:
+    edits = [edit(editor, batch_size=16, **{"noise_pool": 0, **given}) for given in ({}, setting)]
+    assert (edits[0] - edits[1]).abs().max() > 1e-4
+
+
+def test_max_batch_is_the_former_name_of_chunk_size(editor: Editor, model: InstructPix2Pix) -> None:
+    batches: list[int] = []
+    hook = model.pipeline().unet.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    named = edit(editor, chunk_size=3)
+    expected = batches.copy()
+    batches.clear()
+    with pytest.warns(UserWarning, match="max_batch is now called chunk_size") as warned:
+        former = edit(editor, max_batch=3)
+    hook.remove()
+    assert max(batches) == 3
+    assert batches == expected
+    assert torch.equal(former, named)
+    assert len(warned) == 1
+    assert warned[0].filename == __file__  # it names the call, not a line of the package
+
+
+@pytest.mark.parametrize(("kind", "sampled"), [("panorama", "ip2p-resize"), ("video", "ip2p-frame")])
+def test_the_generator_is_the_seed(editor: Editor, sampled: str) -> None:
+    for method in ("csd", sampled):
+        generator = torch.Generator().manual_seed(3)
+        first = edit(editor, method=method, generator=generator)
+        again = edit(editor, method=method, generator=generator)  # its state has advanced
+        assert torch.equal(first, edit(editor, method=method, generator=torch.Generator().manual_seed(3)))
+        assert not torch.equal(first, again)
+        assert not torch.equal(first, edit(editor, method=method))
+
+
+def test_without_a_generator_the_seed_is_0(editor: Editor) -> None:
+    by_seed = [finished(job, job.run()) for job in (prepared(editor, seed=seed) for seed in (0, 1))]
+    assert torch.equal(edit(editor, generator=None), by_seed[0])
+    assert not torch.equal(by_seed[0], by_seed[1])
 
 
 # Prompts, regions, masks.
@@ -177,199 +339,193 @@ def test_the_command_gives_the_same_pixels(
 def count_encodings(model: InstructPix2Pix, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     for name in ("encode", "encode_condition"):
-        function = getattr(InstructPix2Pix, name)
+        function = getattr(model, name)
 
-        def called(images: Tensor, name: str = name, function: Any = function) -> Tensor:
+        def called(*args: Tensor, name: str = name, function: Any = function) -> Any:
             calls.append(name)
-            return function(model, images)
+            return function(*args)
 
         monkeypatch.setattr(model, name, called)
     return calls
 
 
+@pytest.mark.parametrize(("kind", "method"), [("panorama", "csd"), ("video", "csd"), ("video", "ip2p-frame")])
 def test_several_prompts_share_one_encoding(
-    editor: PanoramaEditor, model: InstructPix2Pix, monkeypatch: pytest.MonkeyPatch
+    editor: Editor, model: InstructPix2Pix, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    each = [edit(editor, prompt=prompt) for prompt in (PROMPT, "snow")]
+    each = [edit(editor, prompt=prompt, method=method) for prompt in (PROMPT, "snow")]
     calls = count_encodings(model, monkeypatch)
-    both = edit(editor, prompt=[PROMPT, "snow"])
-    assert calls == ["encode_condition"]
+    both = edit(editor, prompt=(PROMPT, "snow"), method=method)
+    assert calls == ["encode", "encode_condition"]
     assert torch.equal(both, torch.cat(each))
     assert not torch.equal(both[0], both[1])
-    assert edit(editor, prompt=("snow",), output_type="np").shape == (1, 33, 45, 3)
     assert len(edit(editor, prompt=[PROMPT, "snow"], output_type="pil")) == 2
+    assert edit(editor, prompt=[PROMPT, "snow"], output_type="np").shape[0] == 2
 
 
-@pytest.mark.parametrize("method", ["csd", "ip2p-patch"])
-def test_where_the_mask_is_0_pixels_stay(editor: PanoramaEditor, method: str) -> None:
-    mask = np.zeros((33, 45))
-    mask[:20] = 1
-    (picture,) = edit(editor, mask=mask, method=method, output_type="pil")
-    np.testing.assert_array_equal(np.asarray(picture)[20:], noise()[20:])
-    assert (np.asarray(picture)[:20] != noise()[:20]).any()
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [("panorama", "csd"), ("panorama", "ip2p-patch"), ("video", "csd"), ("video", "ip2p-frame")],
+)
+def test_where_the_mask_is_0_pixels_stay(editor: Editor, kind: Kind, method: str) -> None:
+    masks = np.zeros((COUNT, HEIGHT, WIDTH), np.uint8)
+    for k, mask in enumerate(masks):  # another for every frame
+        mask[4 * k : 4 * k + 8], mask[4 * k + 8 : 4 * k + 12] = 255, 51
+    chosen = masks[0] if kind == "panorama" else masks
+    source, edited = as_tensor(SOURCES[kind])[None], edit(editor, mask=chosen, method=method)
+    where = torch.from_numpy(chosen).unsqueeze(-3).expand_as(source)
+    assert torch.equal(edited[where == 0], source[where == 0])
+    assert (edited[where == 255] != source[where == 255]).float().mean() > 0.9
+    if kind == "panorama" and method == "csd":
+        return  # the mask decides which windows there are: without one the edit is another
+    free = edit(editor, method=method)
+    assert torch.equal(edited[where == 255], free[where == 255])
+    torch.testing.assert_close(edited[where == 51], (0.8 * source + 0.2 * free)[where == 51])
 
 
-def test_regions_alone_or_with_the_rest(editor: PanoramaEditor) -> None:
-    area = torch.zeros(33, 45)
+def test_regions_alone_or_with_the_rest(model: InstructPix2Pix) -> None:
+    editor, area = quiet(PanoramaEditor(model)), torch.zeros(SIZE)
     area[:, 30:] = 1
     alone = edit(editor, prompt=None, regions=[Region("snow", area)])
-    source = as_image_tensor(noise())
+    source = as_image_tensor(IMAGE)
     assert torch.equal(alone[..., :30], source[..., :30])
     assert not torch.equal(alone[..., 30:], source[..., 30:])
     assert not torch.equal(edit(editor, regions=[Region("snow", area)])[..., :30], source[..., :30])
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5, 40), (32, 32), (70, 33)])
-@pytest.mark.parametrize("method", ["csd", "ip2p-overlap"])
-def test_any_size(editor: PanoramaEditor, size: tuple[int, int], method: str) -> None:
-    assert edit(editor, noise(*size), method=method, num_inference_steps=1).shape == (1, 3, *size)
-
-
-# Randomness.
-
-
-@pytest.mark.parametrize("method", ["csd", "ip2p-resize"])
-def test_the_generator_is_the_seed(editor: PanoramaEditor, method: str) -> None:
-    generator = torch.Generator().manual_seed(3)
-    first = edit(editor, method=method, generator=generator)
-    again = edit(editor, method=method, generator=generator)  # it was drawn from
-    assert torch.equal(first, edit(editor, method=method, generator=torch.Generator().manual_seed(3)))
-    assert not torch.equal(first, again)
-    assert torch.equal(edit(editor, method=method), edit(editor, method=method))
-    assert not torch.equal(first, edit(editor, method=method))
-
-
 # Callbacks, progress, stopping.
 
 
-def test_the_callback_sees_every_step(editor: PanoramaEditor) -> None:
-    seen: list[tuple[Any, int, int, Tensor]] = []
-    asked: list[int] = []
-    schedule, sample = editor.denoiser.schedule, type(editor.denoiser.schedule).sample_timestep
+def test_the_callback_gets_every_step(
+    editor: Editor, model: InstructPix2Pix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[Any, int, float, Tensor]] = []
+    evaluated: dict[float, None] = {}  # timesteps of the network, in order
+    predict = model.predict_noise
 
-    def sampled(t_range: tuple[float, float], generator: torch.Generator) -> int:
-        asked.append(sample(schedule, t_range, generator))
-        return asked[-1]
+    def recorded(x_t: Tensor, t: Tensor, conditioning: Any) -> Tensor:
+        evaluated.update(dict.fromkeys(t.tolist()))
+        return predict(x_t, t, conditioning)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule, "sample_timestep", sampled)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "predict_noise", recorded)
         silent = edit(editor)
     watched = edit(
-        editor,
-        callback_on_step_end=lambda editor, step, t, tensors: seen.append(
-            (editor, step, t, tensors["latents"].clone())
-        ),
+        editor, callback_on_step_end=lambda e, k, t, kept: given.append((e, k, t, kept["latents"].clone()))
     )
-    assert [step for _, step, _, _ in seen] == [0, 1, 2]
-    assert [t for _, _, t, _ in seen] == asked
-    assert all(given is editor for given, *_ in seen)
-    assert len({latents.sum().item() for *_, latents in seen}) == 3
+    assert [step for _, step, _, _ in given] == [0, 1, 2]
+    assert [t for _, _, t, _ in given] == list(evaluated)
+    assert all(by is editor for by, *_ in given)
+    assert all(latents.shape == prepared(editor).latents[0].shape for *_, latents in given)
+    assert len({latents.sum().item() for *_, latents in given}) == 3
     assert torch.equal(watched, silent)
 
 
-def test_the_callback_may_replace_the_latents(editor: PanoramaEditor) -> None:
-    def replace(_: Any, step: int, _t: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def test_the_callback_may_replace_the_latents(editor: Editor) -> None:
+    def replace(_: Any, step: int, _t: float, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"latents": torch.zeros_like(tensors["latents"])} if step == 2 else {}
 
-    def change(_: Any, step: int, _t: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def change(_: Any, step: int, _t: float, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if step == 2:
             tensors["latents"].zero_()
         return tensors
 
-    replaced = edit(editor, callback_on_step_end=replace)
-    assert not torch.equal(replaced, edit(editor))
-    assert torch.equal(replaced, edit(editor, callback_on_step_end=change))
-    margin = 16
-    canvas = torch.zeros(1, 4, (33 + 2 * margin + 3) // 4, (45 + 2 * margin + 3) // 4)
-    decoded = editor.denoiser.decode(canvas)[..., margin : margin + 33, margin : margin + 45]
-    assert torch.equal(replaced, decoded)
+    job = prepared(editor)
+    expected = finished(job, torch.zeros_like(job.latents[0]))
+    assert torch.equal(edit(editor, callback_on_step_end=replace), expected)
+    assert torch.equal(edit(editor, callback_on_step_end=change), expected)
 
 
-def test_interrupt_ends_after_the_step_at_work(editor: PanoramaEditor) -> None:
+def test_interrupt_ends_after_the_current_step(editor: Editor) -> None:
     steps: list[int] = []
 
-    def stop(given: PanoramaEditor, step: int, *_: Any) -> None:
+    def stop(given: Editor, step: int, *_: Any) -> None:
         steps.append(step)
         given.interrupt = step == 1
 
-    early = edit(editor, num_inference_steps=9, callback_on_step_end=stop)
+    early = edit(editor, num_inference_steps=5, callback_on_step_end=stop)
     assert steps == [0, 1]
     assert editor.interrupt
-    whole = edit(editor, num_inference_steps=9)  # the next edit begins anew
+    whole = edit(editor, num_inference_steps=5)  # the next edit starts again
     assert not editor.interrupt
     assert not torch.equal(early, whole)
 
 
-@pytest.mark.parametrize("method", ["csd", "ip2p-resize"])
+@pytest.mark.parametrize(
+    ("kind", "method", "total"),
+    [
+        ("panorama", "csd", "3/3"),
+        ("panorama", "ip2p-resize", "3/3"),
+        ("video", "csd", "3/3"),
+        ("video", "ip2p-frame", "5/5"),
+    ],
+)
 def test_progress_is_shown_unless_switched_off(
-    model: InstructPix2Pix, method: str, capsys: pytest.CaptureFixture[str]
+    editor: Editor, method: str, total: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    editor = PanoramaEditor(model)
-    edit(editor, method=method)
-    assert "3/3" in capsys.readouterr().err
-    editor.set_progress_bar_config(disable=True)
     edit(editor, method=method)
     captured = capsys.readouterr()
     assert captured.err == captured.out == ""
     editor.set_progress_bar_config()
     edit(editor, method=method)
-    assert "3/3" in capsys.readouterr().err
+    assert total in capsys.readouterr().err
 
 
 # What does not fit.
 
+BOTH: list[tuple[dict[str, Any], str]] = [
+    ({"source": np.full((*SIZE, 3), 2.0)}, "image"),
+    ({"mask": np.ones((HEIGHT, WIDTH - 1))}, "mask"),
+    ({"mask": np.zeros(SIZE)}, "mask"),
+    ({"mask": "mask.png"}, "mask"),
+    ({"prompt": ""}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": ["red", " "]}, "prompt"),
+    ({"method": "sdedit"}, "method"),
+    ({"method": "dds"}, "source_prompt"),
+    ({"output_type": "latent"}, "output_type"),
+    ({"num_inference_steps": 0}, "num_inference_steps"),
+    ({"batch_size": 0}, "batch_size"),
+    ({"chunk_size": 0}, "chunk_size"),
+    ({"learning_rate": 0.0}, "learning_rate"),
+    ({"bandwidth_factor": 0.0}, "bandwidth_factor"),
+    ({"noise_pool": -1}, "noise_pool"),
+    ({"t_range": (0.5, 0.2)}, "t_range"),
+    ({"guidance_scale": float("nan")}, "guidance_scale"),
+]
+PANORAMA: list[tuple[dict[str, Any], str]] = [
+    ({"mask": np.zeros(SIZE), "method": "ip2p-resize"}, "mask"),
+    ({"mask": np.ones((HEIGHT, WIDTH - 1)), "method": "ip2p-resize"}, "mask"),
+    ({"prompt": None}, "prompt"),
+    ({"prompt": None, "method": "ip2p-resize"}, "prompt"),
+    ({"prompt": None, "regions": [Region("a", torch.ones(33, 44))]}, "region 'a'"),
+    ({"prompt": None, "regions": [Region("a", torch.zeros(SIZE))]}, "region 'a'"),
+    ({"prompt": None, "regions": [Region("a", torch.ones(SIZE), 3.0)], "guidance_scale": 0}, "guidance"),
+    ({"regions": [Region("a", torch.ones(SIZE))], "method": "ip2p-patch"}, "regions"),
+    ({"wrap": True, "method": "ip2p-patch"}, "wrap"),
+    ({"method": "ip2p-frame"}, "method"),
+    ({"stride": 0}, "stride"),
+    ({"stride": 9}, "stride"),
+]
+VIDEO: list[tuple[dict[str, Any], str]] = [
+    ({"frames": slice(9, None)}, "video"),
+    ({"method": "ip2p-resize"}, "method"),
+    ({"resolution": 3}, "resolution"),
+    ({"guidance_scale": 0.5, "method": "ip2p-frame"}, "guidance_scale"),
+    ({"num_inference_steps": 1000, "method": "ip2p-frame"}, "num_inference_steps"),
+]
+
 
 @pytest.mark.parametrize(
-    ("settings", "name"),
+    ("kind", "settings", "name"),
     [
-        ({"image": noise()[..., :2]}, "image"),
-        ({"image": noise()[..., 0]}, "image"),
-        ({"image": noise()[None]}, "image"),
-        ({"image": noise().astype(np.float32)}, "image"),
-        ({"image": noise().astype(np.int64)}, "image"),
-        ({"image": noise()[:0]}, "image"),
-        ({"image": np.full((33, 45, 3), np.nan)}, "image"),
-        ({"image": torch.rand(2, 3, 33, 45)}, "image"),
-        ({"image": torch.rand(33, 45, 3)}, "image"),
-        ({"image": torch.rand(33, 45)}, "image"),
-        ({"image": torch.full((3, 33, 45), 1.1)}, "image"),
-        ({"image": "in.png"}, "image"),
-        ({"mask": np.ones((33, 44))}, "mask"),
-        ({"mask": np.zeros((33, 45))}, "mask"),
-        ({"mask": np.full((33, 45), 2.0)}, "mask"),
-        ({"mask": np.ones((33, 45, 1))}, "mask"),
-        ({"mask": np.ones((0, 0))}, "mask"),
-        ({"mask": [[1]]}, "mask"),
-        ({"mask": np.zeros((33, 45)), "method": "ip2p-resize"}, "mask"),
-        ({"mask": np.ones((33, 44)), "method": "ip2p-resize"}, "mask"),
-        ({"prompt": None}, "prompt"),
-        ({"prompt": None, "method": "ip2p-resize"}, "prompt"),
-        ({"prompt": ""}, "prompt"),
-        ({"prompt": []}, "prompt"),
-        ({"prompt": ["red", " "]}, "prompt"),
-        ({"prompt": None, "regions": [Region("a", torch.ones(33, 44))]}, "region 'a'"),
-        ({"prompt": None, "regions": [Region("a", torch.zeros(33, 45))]}, "region 'a'"),
-        (
-            {"prompt": None, "regions": [Region("a", torch.ones(33, 45), 3.0)], "guidance_scale": 0},
-            "guidance",
-        ),
-        ({"regions": [Region("a", torch.ones(33, 45))], "method": "ip2p-patch"}, "regions"),
-        ({"wrap": True, "method": "ip2p-patch"}, "wrap"),
-        ({"method": "sdedit"}, "method"),
-        ({"output_type": "latent"}, "output_type"),
-        ({"num_inference_steps": 0}, "num_inference_steps"),
-        ({"num_inference_steps": -1}, "num_inference_steps"),
-        ({"stride": 0}, "stride"),
-        ({"stride": 9}, "stride"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"max_batch": 0}, "max_batch"),
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"t_range": (0.5, 0.2)}, "t_range"),
-        ({"guidance_scale": float("nan")}, "guidance_scale"),
+        *((kind, *case) for case in BOTH for kind in EDITORS),
+        *(("panorama", *case) for case in PANORAMA),
+        *(("video", *case) for case in VIDEO),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_computed(
-    editor: PanoramaEditor,
+    editor: Editor,
     model: InstructPix2Pix,
     settings: dict[str, Any],
     name: str,
