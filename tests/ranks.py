@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from csd_core.command import run_command
+from csd_core.denoisers.base import Conditioning
 from csd_core.engine.config import EditConfig
 from csd_core.engine.loop import edit_latents
 from csd_core.engine.ranks import Ranks, current
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 240
 """That a process may take: far more than any does."""
 GUIDED = EditConfig(
-    guidance_scale=3, image_guidance_scale=1.5, num_steps=4, batch_size=4, max_batch=3, noise_pool=0
+    guidance_scale=3, image_guidance_scale=1.5, num_steps=4, batch_size=4, chunk_size=3, noise_pool=0
 )
 PLAIN = replace(GUIDED, guidance_scale=1, image_guidance_scale=1, baseline="noise")
 """One evaluation a particle."""
@@ -80,7 +81,9 @@ def edited(name: str, ranks: Ranks) -> tuple[Tensor, int]:
         torch.randn(number, 4, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)
     )
     editor = ExactEditor(8 * directions / directions.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
-    canvas = edit_latents(editor, source, source, source, prompt, config, ranks=ranks)
+    canvas = edit_latents(
+        editor, source, source, Conditioning(number, image=source), prompt, config, ranks=ranks
+    )
     return canvas, editor.evaluations
 
 
@@ -95,7 +98,7 @@ def work(ranks: Ranks) -> dict[str, Any]:
     shared = {}
     for rows in (1, 2, 3, 5, 6, 7):
         x = torch.arange(rows, dtype=torch.float32)
-        shared[rows] = ranks.share(double, x, x + 1)
+        shared[rows] = ranks.split_and_gather(double, x, x + 1)
     seen: list[int] = []
 
     def stop(step: int, _: Tensor) -> bool:
@@ -103,7 +106,8 @@ def work(ranks: Ranks) -> dict[str, Any]:
         return ranks.rank == ranks.world_size - 1 and step == 1
 
     source = torch.ones(2, 4, 4, 4)
-    edit_latents(ExactEditor(source), source, source, source, "edit", GUIDED, callback=stop, ranks=ranks)
+    condition = Conditioning(2, image=source)
+    edit_latents(ExactEditor(source), source, source, condition, "edit", GUIDED, callback=stop, ranks=ranks)
     edits = {name: edited(name, ranks) for name in EDITS}
     return {
         "edits": {name: canvas for name, (canvas, _) in edits.items()},
@@ -112,7 +116,7 @@ def work(ranks: Ranks) -> dict[str, Any]:
         "shared": shared,
         "sizes": sizes,
         "seen": seen,
-        "from main": ranks.from_main(lambda: f"of {ranks.rank}", lambda said: f"{said}, sent"),
+        "from main": ranks.broadcast(lambda: f"of {ranks.rank}", lambda said: f"{said}, sent"),
         "first": ranks.main_first(lambda: ranks.rank),
         "errors": errors(ranks),
         "joined": joined(),
@@ -136,9 +140,9 @@ def errors(ranks: Ranks) -> list[str]:
     said = []
     last = ranks.world_size - 1
     for call in (
-        lambda: ranks.together(only(last, UserError("one of a rank"))),
-        lambda: ranks.together(only(last, LocalError("of a class that others lack"))),
-        lambda: ranks.from_main(only(0, UserError("one of rank 0"))),
+        lambda: ranks.all_or_raise(only(last, UserError("one of a rank"))),
+        lambda: ranks.all_or_raise(only(last, LocalError("of a class that others lack"))),
+        lambda: ranks.broadcast(only(0, UserError("one of rank 0"))),
         lambda: ranks.main_first(only(0, OSError(28, "full"))),
         lambda: ranks.device("cuda:1"),
     ):
@@ -162,7 +166,7 @@ def lost(ranks: Ranks) -> dict[str, Any]:
         print("ready", file=sys.stderr, flush=True)
         time.sleep(SECONDS)
     x = torch.zeros(4)
-    ranks.share(lambda rows: rows, x)
+    ranks.split_and_gather(lambda rows: rows, x)
     return {}
 
 

@@ -1,6 +1,4 @@
-import json
 import shutil
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,14 +7,15 @@ import skimage.data
 import torch
 from torch import Tensor
 
-import csd_core
-from csd_core.denoisers import loading
+from csd_core import presets
+from csd_core.denoisers.base import Branch, Conditioning
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.denoisers.runtime.batching import evaluator
-from csd_core.denoisers.runtime.tiles import WRAP, wrapped
-from csd_core.errors import UserError
+from csd_core.denoisers.runtime.device import default_dtype
+from csd_core.denoisers.runtime.vae import WRAP, Autoencoder, around_the_ends
 from csd_core.method.guidance import instruct_pix2pix
 from tests.conftest import DOWNSCALE, NATIVE_SIZE, TEXT_TOKENS
+from tests.models import load
 
 PIPELINE_ERROR = 1e-3
 """Largest difference to diffusers' images, in [0, 1]."""
@@ -24,12 +23,17 @@ SPLIT_ERROR = 1e-5
 GUIDANCE, IMAGE_GUIDANCE = 7.5, 1.5
 
 
-def load(folder: Path, **options: Any) -> InstructPix2Pix:
-    return InstructPix2Pix.from_pretrained(str(folder), **options)
-
-
 def images(n: int = 1, height: int = NATIVE_SIZE, width: int = NATIVE_SIZE) -> Tensor:
     return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def given(model: InstructPix2Pix, image: Tensor, *texts: str) -> Conditioning:
+    """Conditioning of the rows of `image` (n, C, h, w), each with its text, or all with one."""
+    rows = [
+        model.conditioning(Branch(True, text, ()), Conditioning(1, image=image[k : k + 1]))
+        for k, text in enumerate(texts if len(texts) > 1 else texts * len(image))
+    ]
+    return Conditioning.cat(rows)
 
 
 @pytest.fixture
@@ -42,23 +46,20 @@ def sample_with_ddim(
     model: InstructPix2Pix, scheduler: Any, image: Tensor, prompt: str, noise: Tensor, steps: int
 ) -> Tensor:
     """InstructPix2Pix's sampler by our adapter and guidance; DDIM from the predicted noise alone."""
-    condition, (said, unsaid) = model.encode_condition(image), model.embed([prompt, ""]).split(1)
+    condition = model.encode_condition(image, model.encode(image))
+    branches = Branch(False, "", ()), Branch(True, "", ()), Branch(True, prompt, ())
+    conditioning = Conditioning.cat([model.conditioning(branch, condition) for branch in branches])
     scheduler.set_timesteps(steps)
     stride = scheduler.config.num_train_timesteps // steps
     x = noise
     for timestep in scheduler.timesteps.tolist():
-        t = torch.full((3,), timestep)
-        eps_u, eps_i, eps_it = model.predict_noise(
-            x.expand(3, -1, -1, -1),
-            t,
-            torch.cat([unsaid, unsaid, said]),
-            torch.cat([torch.zeros_like(condition), condition, condition]),
-        ).split(1)
+        t = torch.full((3,), float(timestep))
+        eps_u, eps_i, eps_it = model.predict_noise(x.expand(3, -1, -1, -1), t, conditioning).split(1)
         eps = instruct_pix2pix(eps_u, eps_i, eps_it, GUIDANCE, IMAGE_GUIDANCE)
         alpha, sigma = model.schedule.alpha(t[:1]), model.schedule.sigma(t[:1])
         previous = timestep - stride
         # before the first timestep: set_alpha_to_one is off, the schedule's first entry stands for "clean"
-        last = torch.tensor([max(previous, 0)])
+        last = torch.tensor([max(previous, 0.0)])
         x0 = (x - sigma * eps) / alpha
         x = model.schedule.alpha(last) * x0 + model.schedule.sigma(last) * eps
     return model.decode(x)
@@ -95,7 +96,8 @@ def test_sizes_are_read_from_the_model(tiny_epsilon: Path) -> None:
     assert (model.downscale, model.native_size, model.latent_channels) == (DOWNSCALE, NATIVE_SIZE, 4)
     assert model.encode(images(2, 32, 48)).shape == (2, 4, 8, 12)
     assert model.decode(torch.zeros(2, 4, 8, 12)).shape == (2, 3, 32, 48)
-    assert model.embed(["a", "", "b"]).shape == (3, TEXT_TOKENS, 16)
+    text = given(model, torch.zeros(3, 4, 8, 8), "a", "", "b").tensors["text"]
+    assert text.shape == (3, TEXT_TOKENS, 16)
     assert not isinstance(model, torch.nn.Module)
 
 
@@ -106,9 +108,9 @@ def test_noisy_latents_are_scaled_and_the_condition_is_not(tiny_epsilon: Path) -
     with torch.no_grad():
         mode = vae.encode(images() * 2 - 1).latent_dist.mode()
     model = load(tiny_epsilon)
-    torch.testing.assert_close(model.encode_condition(images()), mode)
-    torch.testing.assert_close(model.encode(images()), mode * 0.5)  # scaling_factor of the fixture
-    torch.testing.assert_close(model.latents_of(mode), mode * 0.5)
+    latents = model.encode(images())
+    torch.testing.assert_close(latents, mode * 0.5)  # scaling_factor of the fixture
+    torch.testing.assert_close(model.encode_condition(images(), latents).tensors["image"], mode)
     with torch.no_grad():
         decoded = vae.decode(mode).sample / 2 + 0.5
     torch.testing.assert_close(model.decode(model.encode(images())), decoded.clamp(0, 1))
@@ -116,65 +118,73 @@ def test_noisy_latents_are_scaled_and_the_condition_is_not(tiny_epsilon: Path) -
 
 def test_velocity_models_return_noise(tiny_epsilon: Path, tiny_velocity: Path) -> None:
     plain, velocity = load(tiny_epsilon), load(tiny_velocity)
-    x_t, t = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 500, 999])
-    text, image = plain.embed(["red"] * 3), torch.zeros(3, 4, 8, 8)
-    v = plain.predict_noise(
-        x_t, t, text, image
-    )  # the same weights: what one calls noise the other calls velocity
+    x_t, t = (
+        torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0.0, 500, 999]),
+    )
+    conditioning = given(plain, torch.zeros(3, 4, 8, 8), "red")
+    # the same weights: what one calls noise the other calls velocity
+    v = plain.predict_noise(x_t, t, conditioning)
     alpha, sigma = (f(t).view(3, 1, 1, 1) for f in (velocity.schedule.alpha, velocity.schedule.sigma))
-    torch.testing.assert_close(velocity.predict_noise(x_t, t, text, image), alpha * v + sigma * x_t)
+    torch.testing.assert_close(velocity.predict_noise(x_t, t, conditioning), alpha * v + sigma * x_t)
 
 
 def test_the_schedule_is_the_one_the_scheduler_ends_up_with(tiny_epsilon: Path, tiny_velocity: Path) -> None:
-    last = torch.tensor([999])
+    last = torch.tensor([999.0])
     assert load(tiny_velocity).schedule.alpha(last).item() < 1e-3  # zero terminal SNR
     assert load(tiny_epsilon).schedule.alpha(last).item() == pytest.approx(0.0683, abs=1e-3)
 
 
-@pytest.mark.parametrize("max_batch", [1, 2, 5])
-def test_batches_may_be_split(tiny_model: Path, max_batch: int) -> None:
+@pytest.mark.parametrize("chunk_size", [1, 2, 5])
+def test_batches_may_be_split(tiny_model: Path, chunk_size: int) -> None:
     model = load(tiny_model)
     generator = torch.Generator().manual_seed(0)
     x_t, image = torch.randn(2, 5, 4, 8, 8, generator=generator)
-    t, text = torch.tensor([1, 100, 200, 500, 900]), model.embed(["red", "", "blue", "a", "b"])
-    whole = model.predict_noise(x_t, t, text, image)
-    split = evaluator(model, max_batch)(x_t, t, text, image)
+    t, conditioning = (
+        torch.tensor([1.0, 100, 200, 500, 900]),
+        given(model, image, "red", "", "blue", "a", "b"),
+    )
+    whole = model.predict_noise(x_t, t, conditioning)
+    split = evaluator(model, chunk_size)(x_t, t, conditioning)
     torch.testing.assert_close(split, whole, rtol=0, atol=SPLIT_ERROR)
 
 
 def test_each_prompt_is_embedded_once(tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(tiny_epsilon)
     embedded: list[str] = []
-    original = model._embed
-    monkeypatch.setattr(model, "_embed", lambda prompt: (embedded.append(prompt), original(prompt))[1])
-    first = model.embed(["red", "", "red"])
-    assert torch.equal(model.embed(["", "red"]), first[[1, 0]])
+    original = model._encode_text
+    monkeypatch.setattr(model, "_encode_text", lambda prompt: (embedded.append(prompt), original(prompt))[1])
+    image = torch.zeros(3, 4, 8, 8)
+    first = given(model, image, "red", "", "red").tensors["text"]
+    assert torch.equal(given(model, image[:2], "", "red").tensors["text"], first[[1, 0]])
     assert embedded == ["red", ""]
     assert not torch.equal(first[0], first[1])
 
 
 def test_a_prompt_longer_than_the_encoder_reads_is_reported(tiny_epsilon: Path) -> None:
-    model = load(tiny_epsilon)
-    assert model.embed(["abcdefghij"]).shape == (1, TEXT_TOKENS, 16)  # start, 10 letters, end: just fits
+    model, image = load(tiny_epsilon), torch.zeros(1, 4, 8, 8)
+    given(model, image, "abcdefghij")  # start, 10 letters, end: just fits
     with pytest.warns(UserWarning, match="cut after 10 tokens: 'abcdefghijk'"):
-        model.embed(["abcdefghijk"])
+        given(model, image, "abcdefghijk")
 
 
 def test_a_model_with_a_small_language_answers_a_foreign_prompt(copy: Path) -> None:
     (copy / "language.json").write_text('{"red": ["red"]}')
-    model = load(copy)
-    model.embed(["RED", ""])  # understood: warnings are errors
+    model, image = load(copy), torch.zeros(1, 4, 8, 8)
+    given(model, image, "RED")  # understood: warnings are errors
+    given(model, image, "")
+    assert model.presets is presets.MINI
     with pytest.warns(UserWarning, match="not taught 'a cat'.*it knows: red"):
-        model.embed(["a cat"])
+        given(model, image, "a cat")
 
 
 def test_half_precision_leaves_the_vae_in_float32(tiny_epsilon: Path) -> None:
     model = load(tiny_epsilon, torch_dtype=torch.bfloat16)
     assert model.dtype == torch.bfloat16
     assert model._text_encoder.dtype == torch.bfloat16
-    assert model._vae.dtype == torch.float32
+    assert model.vae.network.dtype == torch.float32
     x = torch.zeros(1, 4, 8, 8)
-    assert model.predict_noise(x, torch.tensor([3]), model.embed(["red"]), x).dtype == torch.float32
+    assert model.predict_noise(x, torch.tensor([3.0]), given(model, x, "red")).dtype == torch.float32
     torch.testing.assert_close(model.encode(images()), load(tiny_epsilon).encode(images()))
 
 
@@ -192,7 +202,10 @@ class Seen:
     def __init__(self, model: InstructPix2Pix) -> None:
         self.encoder: list[tuple[int, ...]] = []
         self.decoder: list[tuple[int, ...]] = []
-        for network, shapes in ((model._vae.encoder, self.encoder), (model._vae.decoder, self.decoder)):
+        for network, shapes in (
+            (model.vae.network.encoder, self.encoder),
+            (model.vae.network.decoder, self.decoder),
+        ):
             network.register_forward_pre_hook(lambda _, args, shapes=shapes: shapes.append(args[0].shape))
 
 
@@ -233,8 +246,8 @@ def test_large_images_pass_the_vae_one_tile_of_one_image_at_a_time(any_vae: Path
     assert latents.shape == (2, 4, 9, 24)
     assert model.decode(latents).shape == large.shape
     # tiles of 48 pixels begin at 0, 24 and 48, in each of two images
-    assert seen.encoder == [(1, 3, 36, 48)] * 6 * passes(model._vae.encoder)
-    assert seen.decoder == [(1, 4, 9, 12)] * 6 * passes(model._vae.decoder)
+    assert seen.encoder == [(1, 3, 36, 48)] * 6 * passes(model.vae.network.encoder)
+    assert seen.decoder == [(1, 4, 9, 12)] * 6 * passes(model.vae.network.decoder)
 
 
 def test_images_up_to_a_limit_pass_the_vae_whole(any_vae: Path) -> None:
@@ -243,15 +256,17 @@ def test_images_up_to_a_limit_pass_the_vae_whole(any_vae: Path) -> None:
     latents = model.encode(image)
     model.decode(latents)
     assert (seen.encoder, seen.decoder) == ([(2, 3, 64, 60)], [(2, 4, 16, 15)])
-    model.tile_above -= 1
+    model.vae.tile_above -= 1
     model.decode(model.encode(image))
-    tiled = [1 + 2 * 4 * passes(network) for network in (model._vae.encoder, model._vae.decoder)]
+    tiled = [
+        1 + 2 * 4 * passes(network) for network in (model.vae.network.encoder, model.vae.network.decoder)
+    ]
     assert [len(seen.encoder), len(seen.decoder)] == tiled
 
 
 def test_an_odd_size_of_tile_is_rounded_down(any_vae: Path) -> None:
     model = load(any_vae)
-    model.tile_above, model.tile_size, model.tile_overlap = 32, 27, 9
+    model.vae.tile_above, model.vae.tile_size, model.vae.tile_overlap = 32, 27, 9
     seen = Seen(model)
     latents = model.encode(images(1, 40, 40))
     assert model.decode(latents).shape == (1, 3, 40, 40)
@@ -260,15 +275,15 @@ def test_an_odd_size_of_tile_is_rounded_down(any_vae: Path) -> None:
 
 
 def test_tiling_of_diffusers_is_switched_off(tiny_epsilon: Path) -> None:
-    parts = loading.load_components(tiny_epsilon, torch_dtype=torch.float32, device=torch.device("cpu"))
-    parts["vae"].enable_tiling()
-    assert not InstructPix2Pix(**parts)._vae.use_tiling
+    vae = load(tiny_epsilon).vae.network
+    vae.enable_tiling()
+    assert not Autoencoder(vae, NATIVE_SIZE).network.use_tiling
 
 
 def test_a_tiny_vae_is_read_and_scaled(copy: Path) -> None:
     vae = save_tiny_vae(copy)
     model, image = load(copy), images(1, NATIVE_SIZE, NATIVE_SIZE)
-    latents = model.encode_condition(image)
+    latents = model.vae.encode(image)
     with torch.no_grad():
         torch.testing.assert_close(latents, vae.encode(image * 2 - 1).latents)
         whole = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
@@ -282,7 +297,7 @@ def test_a_tiny_vae_is_read_and_scaled(copy: Path) -> None:
 
 @pytest.fixture(scope="module")
 def mini() -> InstructPix2Pix:
-    return InstructPix2Pix.from_pretrained("mini")
+    return load("mini")
 
 
 @pytest.fixture(params=["astronaut", "coffee"])
@@ -299,7 +314,7 @@ def test_tiles_of_a_photograph_show_no_seams(
     latents = mini.encode(photograph)
     tiled = mini.decode(latents)
     assert (len(seen.encoder), len(seen.decoder)) == (8, 8)
-    monkeypatch.setattr(mini, "tile_above", 480)
+    monkeypatch.setattr(mini.vae, "tile_above", 480)
     torch.testing.assert_close(latents, mini.encode(photograph), rtol=0, atol=1e-5)
     whole = mini.decode(latents)
     assert (len(seen.encoder), len(seen.decoder)) == (9, 9)
@@ -314,142 +329,20 @@ def test_tiles_of_a_photograph_show_no_seams(
 def test_rolling_a_photograph_around_the_ends_rolls_latents_and_image(
     mini: InstructPix2Pix, photograph: Tensor, tile_above: int, error: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mini, "tile_above", tile_above)
+    monkeypatch.setattr(mini.vae, "tile_above", tile_above)
     factor, image = mini.downscale, photograph[..., :64, :240]
 
     def encode(x: Tensor) -> Tensor:
-        return wrapped(mini.encode, x, pad=WRAP * factor, scale=Fraction(1, factor))
+        return mini.encode(around_the_ends(x, WRAP * factor))[..., WRAP:-WRAP]
 
     def decode(x: Tensor) -> Tensor:
-        return wrapped(mini.decode, x, pad=WRAP, scale=factor)
+        return mini.decode(around_the_ends(x, WRAP))[..., WRAP * factor : -WRAP * factor]
 
     latents, shown = encode(image), decode(encode(image))
     for columns in (1, 17, 40):
         rolled = encode(image.roll(columns * factor, -1))
         torch.testing.assert_close(rolled, latents.roll(columns, -1), rtol=0, atol=1e-5)
         torch.testing.assert_close(decode(rolled), shown.roll(columns * factor, -1), rtol=0, atol=error)
-
-
-def test_mini_is_the_folder_in_the_package(
-    tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    package = Path(csd_core.__file__).parent
-    assert package / "mini_editor" / "weights" == loading.MINI_FOLDER
-    monkeypatch.setattr(loading, "MINI_FOLDER", tiny_epsilon)
-    assert InstructPix2Pix.from_pretrained("mini").native_size == NATIVE_SIZE
-    monkeypatch.setattr(loading, "MINI_FOLDER", tmp_path)
-    with pytest.raises(UserError, match="lacks its weights"):
-        InstructPix2Pix.from_pretrained("mini")
-
-
-def test_a_hub_id_is_read_from_the_cache_offline(tiny_epsilon: Path, tmp_path: Path) -> None:
-    repository = tmp_path / "models--owner--name"
-    shutil.copytree(tiny_epsilon, repository / "snapshots" / "abc")
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
-    model = InstructPix2Pix.from_pretrained("owner/name", cache_dir=str(tmp_path), local_files_only=True)
-    assert model.native_size == NATIVE_SIZE
-    with pytest.raises(UserError, match=r"'owner/name'.*mini"):
-        InstructPix2Pix.from_pretrained(
-            "owner/name", cache_dir=str(tmp_path), revision="v2", local_files_only=True
-        )
-
-
-def test_a_variant_is_read_from_its_own_files(copy: Path) -> None:
-    for component, stem in loading.COMPONENTS.items():
-        if stem:
-            (copy / component / f"{stem}.safetensors").rename(copy / component / f"{stem}.fp16.safetensors")
-    assert load(copy, variant="fp16").native_size == NATIVE_SIZE
-    with pytest.raises(UserError, match=r"expected unet/diffusion_pytorch_model.safetensors, found none"):
-        load(copy)
-
-
-# Bad input: one line, and quickly.
-
-
-def assert_refused(
-    folder: Path | str, match: str, monkeypatch: pytest.MonkeyPatch | None = None, **options: Any
-) -> None:
-    if monkeypatch is not None:
-        monkeypatch.setattr(loading, "load_components", lambda *_, **__: pytest.fail("weights were read"))
-    with pytest.raises(UserError, match=match) as raised:
-        InstructPix2Pix.from_pretrained(str(folder), **options)
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("name", ["owner/unknown", "unknown", "./no/such/folder", "a/b/c", ""])
-def test_an_unknown_model_names_mini_as_the_way_out(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert_refused(name, '"mini"', monkeypatch, cache_dir=str(tmp_path), local_files_only=True)
-
-
-def test_an_unreachable_hub_names_mini_as_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub
-
-    def no_network(*_: Any, **__: Any) -> None:
-        raise OSError("Network is unreachable\nand more lines")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", no_network)
-    assert_refused("owner/name", r'out of reach \(OSError\).*"mini"', monkeypatch)
-
-
-def test_a_text_to_image_model_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = copy / "unet" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 4}))
-    assert_refused(copy, r"UNet takes 8 channels .*, got one that takes 4.*mini", monkeypatch)
-
-
-@pytest.mark.parametrize("component", list(loading.COMPONENTS))
-def test_a_missing_component_is_named(copy: Path, component: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.rmtree(copy / component)
-    assert_refused(copy, f"expected a diffusers folder with {component}/", monkeypatch)
-
-
-def test_a_folder_of_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_refused(tmp_path, "expected a diffusers folder", monkeypatch)
-
-
-def test_pickled_weights_are_never_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_suffix(".bin"))
-    assert_refused(copy, "unet has pickled weights only", monkeypatch)
-
-
-def test_broken_json_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (copy / "vae" / "config.json").write_text("{")
-    assert_refused(copy, r"vae/config.json is not valid JSON", monkeypatch)
-
-
-def test_another_kind_of_prediction_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = copy / "scheduler" / "scheduler_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "sample"}))
-    assert_refused(copy, "expected prediction_type epsilon or v_prediction, got 'sample'", monkeypatch)
-
-
-@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
-def test_truncated_weights_are_named(copy: Path, component: str) -> None:
-    path = copy / component / f"{loading.COMPONENTS[component]}.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-    assert_refused(copy, f"cannot read {component}")
-
-
-@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
-def test_weights_of_another_model_are_refused(copy: Path, component: str) -> None:
-    from safetensors.torch import load_file, save_file
-
-    path = copy / component / f"{loading.COMPONENTS[component]}.safetensors"
-    save_file(dict(list(load_file(path).items())[1:]), path, metadata={"format": "pt"})
-    assert_refused(copy, f"the weights of {component} do not fit")
-
-
-def test_an_absent_device_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert_refused(copy, "no CUDA device; use cpu", monkeypatch, device="cuda")
-    assert_refused(copy, "expected cpu, cuda or cuda:0, got 'gpu'", monkeypatch, device="gpu")
-    assert loading.resolve_device(None) == torch.device("cpu")
 
 
 # Speed: the form in which the network gets its inputs.
@@ -476,9 +369,8 @@ def test_the_network_and_its_inputs_lie_in_memory_as_convolutions_compute(
     assert len(weights) > 10
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
     seen, x = Inputs(model), torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    predicted = model.predict_noise(
-        x, torch.full((), 7).expand(3), model.embed(["red"]).expand(3, -1, -1), torch.zeros_like(x)
-    )
+    conditioning = model.conditioning(Branch(False, "red", ()), Conditioning(3, image=x))
+    predicted = model.predict_noise(x, torch.full((), 7.0).expand(3), conditioning)
     ((sample, t, text),) = seen.calls
     assert sample.is_contiguous(memory_format=torch.channels_last)
     assert not sample.is_contiguous()
@@ -502,9 +394,9 @@ def test_text_is_cast_once_and_properties_walk_no_parameters(
 ) -> None:
     model = load(tiny_epsilon, torch_dtype=torch.bfloat16)
     model._text_encoder.to(torch.float32)
-    text = model.embed(["red"])
-    assert text.dtype == torch.bfloat16
-    assert model.embed(["red"]).dtype == torch.bfloat16
+    x = torch.zeros(1, 4, 8, 8)
+    assert given(model, x, "red").tensors["text"].dtype == torch.bfloat16
+    assert given(model, x, "red").tensors["text"].dtype == torch.bfloat16
 
     def walk(_: Any) -> Any:
         raise AssertionError("asked diffusers for a property")
@@ -516,15 +408,16 @@ def test_text_is_cast_once_and_properties_walk_no_parameters(
 
 def test_velocity_is_turned_into_noise_in_single_precision(tiny_velocity: Path) -> None:
     model = load(tiny_velocity, torch_dtype=torch.bfloat16)
-    x, t = 1 + torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 1e-3, torch.tensor([600])
+    x, t = (
+        1 + torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 1e-3,
+        torch.tensor([600.0]),
+    )
     zero = torch.zeros(1, 4, 8, 8)
     monkey: Any = model._unet
     monkey.forward = lambda sample, *_, **__: (torch.zeros_like(sample[:, :4]),)  # v = 0: eps = sigma x_t
-    eps = model.predict_noise(x[:1], t, model.embed(["red"]), zero)
+    eps = model.predict_noise(x[:1], t, given(model, zero, "red"))
     torch.testing.assert_close(eps, model.schedule.sigma(t) * x[:1])  # bfloat16 would give 1 for all of x
 
 
 def test_the_default_precision_is_that_of_the_device(tiny_epsilon: Path) -> None:
-    from csd_core.denoisers.runtime.precision import default_dtype
-
     assert load(tiny_epsilon, torch_dtype="auto").dtype == default_dtype(torch.device("cpu"))

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from csd_core.engine.config import EditConfig
-from csd_core.engine.draws import SHARED_IN_POOL, Draws, particle_noise
-from csd_core.engine.loop import particles_of_step
+from csd_core.engine.draws import SHARED_IN_POOL, Draws, particle_noise, particles_of_step
 from tests.exact_editor import stable_diffusion_schedule
 
 LIKE = torch.zeros(3, 4, 2, 2)

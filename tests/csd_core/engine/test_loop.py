@@ -8,16 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.denoisers.base import Conditioning
 from csd_core.engine import loop as engine
 from csd_core.engine.config import EditConfig
+from csd_core.engine.draws import particle_noise, particles_of_step
 from csd_core.engine.layout import Stack
-from csd_core.engine.loop import edit_images, edit_latents, particle_noise, particles_of_step
+from csd_core.engine.loop import edit_images, edit_latents
 from csd_core.errors import NonFiniteError, UserError
 from csd_core.method.csd import csd_edit_gradient, csd_gradient
 from csd_core.method.guidance import classifier_free, instruct_pix2pix
 from csd_core.method.schedule import step_generator
 from tests.exact_editor import ExactEditor
+from tests.models import load
 
 SPLIT_ERROR = 1e-5
 PLAIN = EditConfig(guidance_scale=1, image_guidance_scale=1, noise_pool=0)
@@ -40,7 +42,8 @@ def run(
     prompt: str | Mapping[str, Sequence[float]] = "edit",
     **rest: Any,
 ) -> Tensor:
-    return edit_latents(denoiser, rest.pop("canvas", source), source, source, prompt, config, **rest)
+    condition = Conditioning(len(source), image=source)
+    return edit_latents(denoiser, rest.pop("canvas", source), source, condition, prompt, config, **rest)
 
 
 # The law the project rests on: sources have four equally good edits; particles that mix choose alike.
@@ -101,20 +104,20 @@ def test_one_step_is_the_equation(baseline: Any) -> None:
     t = exact.schedule.sample_timestep((0.2, 0.5), step_generator(4, 0, 0))
     noise = torch.stack([torch.randn(4, 4, 4, generator=step_generator(4, 0, p + 1)) for p in range(3)])
     ts, none = torch.full((3,), t), torch.zeros_like(source)
-    said, unsaid = torch.ones(3, 1, 1), torch.zeros(3, 1, 1)
+
+    def predict(x_t: Tensor, image: Tensor, text: float) -> Tensor:
+        return exact.predict_noise(x_t, ts, Conditioning(3, image=image, text=torch.full((3,), text)))
 
     def guided(x_t: Tensor) -> Tensor:
-        eps_u = exact.predict_noise(x_t, ts, unsaid, none)
-        eps_i = exact.predict_noise(x_t, ts, unsaid, source)
-        return instruct_pix2pix(eps_u, eps_i, exact.predict_noise(x_t, ts, said, source), 7.5, 1.5)
+        eps_u, eps_i = predict(x_t, none, 0.0), predict(x_t, source, 0.0)
+        return instruct_pix2pix(eps_u, eps_i, predict(x_t, source, 1.0), 7.5, 1.5)
 
     x_t, source_t = (exact.schedule.add_noise(x, noise, ts) for x in (canvas, source))
     w = exact.schedule.weight(torch.tensor(t))
     if baseline == "noise":
         gradient = csd_gradient(x_t, guided(x_t), noise, w)
     else:
-        eps_u = exact.predict_noise(source_t, ts, unsaid, none)
-        eps_i = exact.predict_noise(source_t, ts, unsaid, source)
+        eps_u, eps_i = predict(source_t, none, 0.0), predict(source_t, source, 0.0)
         other = classifier_free(eps_u, eps_i, 1.5) if baseline == "image" else guided(source_t)
         gradient = csd_edit_gradient(x_t, guided(x_t), other, w)
     edited = run(exact, config, source, canvas=canvas)
@@ -137,7 +140,7 @@ def test_no_evaluation_is_spent_on_a_branch_of_weight_zero(
     settings: dict[str, Any], per_particle: int
 ) -> None:
     exact = editor()
-    run(exact, EditConfig(num_steps=3, max_batch=1000, **settings), sources(6))
+    run(exact, EditConfig(num_steps=3, chunk_size=1000, **settings), sources(6))
     assert exact.evaluations == 3 * 6 * per_particle
     assert exact.calls == 3
 
@@ -169,13 +172,13 @@ def test_without_an_instruction_nothing_changes() -> None:
 # Randomness and splitting.
 
 
-@pytest.mark.parametrize("max_batch", [1, 3, 7, 64])
-def test_the_split_does_not_matter(tiny_model: Path, max_batch: int) -> None:
-    model = InstructPix2Pix.from_pretrained(str(tiny_model))
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 64])
+def test_the_split_does_not_matter(tiny_model: Path, chunk_size: int) -> None:
+    model = load(tiny_model)
     images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     config = EditConfig(num_steps=2)
     whole = edit_images(model, images, "make it red", config)
-    split = edit_images(model, images, "make it red", replace(config, max_batch=max_batch))
+    split = edit_images(model, images, "make it red", replace(config, chunk_size=chunk_size))
     torch.testing.assert_close(split, whole, rtol=0, atol=SPLIT_ERROR)
 
 
@@ -252,7 +255,8 @@ def test_nothing_in_a_step_is_read_back_from_the_device(monkeypatch: pytest.Monk
         exact.modes.to("meta"),
         exact.schedule.to("meta"),
     )
-    monkeypatch.setattr(exact, "embed", lambda prompts: torch.zeros(len(prompts), 1, 1, device="meta"))
+    conditioning = exact.conditioning
+    monkeypatch.setattr(exact, "conditioning", lambda *given: conditioning(*given).to("meta"))
     monkeypatch.setattr(engine._FiniteGuard, "check", lambda *_: None)  # waits on purpose, every ten steps
     for baseline in ("image", "noise"):
         config = EditConfig(num_steps=2, batch_size=3, baseline=baseline)
@@ -268,8 +272,8 @@ class BreaksAt(ExactEditor):
 
     step = 13
 
-    def predict_noise(self, x_t: Tensor, t: Tensor, text: Tensor, image: Tensor) -> Tensor:
-        prediction = super().predict_noise(x_t, t, text, image)
+    def predict_noise(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        prediction = super().predict_noise(x_t, t, conditioning)
         if self.calls == self.step + 1:
             prediction[0, 0, 0, 0] = torch.nan
         return prediction
@@ -299,7 +303,7 @@ def test_nan_stops_with_the_step_named_and_the_last_good_state(
     [
         ({"num_steps": 0}, "num_steps"),
         ({"batch_size": 0}, "batch_size"),
-        ({"max_batch": 0}, "max_batch"),
+        ({"chunk_size": 0}, "chunk_size"),
         ({"lr_decay_every": 0}, "lr_decay_every"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
@@ -336,7 +340,7 @@ def test_a_missing_prompt_is_an_error(prompt: Any) -> None:
 
 @pytest.mark.parametrize("size", [(32, 32), (30, 41), (33, 32)])
 def test_images_of_any_size_come_back_in_their_size(tiny_epsilon: Path, size: tuple[int, int]) -> None:
-    model = InstructPix2Pix.from_pretrained(str(tiny_epsilon))
+    model = load(tiny_epsilon)
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     edited = edit_images(model, images, "make it red", EditConfig(num_steps=1))
     assert edited.shape == images.shape
@@ -346,8 +350,8 @@ def test_images_of_any_size_come_back_in_their_size(tiny_epsilon: Path, size: tu
 
 
 def test_no_image_is_encoded_twice(tiny_epsilon: Path, encoded: list[int]) -> None:
-    model = InstructPix2Pix.from_pretrained(str(tiny_epsilon))
-    images, config = torch.rand(3, 3, 32, 32), EditConfig(num_steps=1, max_batch=2)
+    model = load(tiny_epsilon)
+    images, config = torch.rand(3, 3, 32, 32), EditConfig(num_steps=1, chunk_size=2)
     edit_images(model, images, "make it red", config)
     assert encoded == [2, 1]
     edit_images(model, images, "make it red", config, init=images)
@@ -357,7 +361,7 @@ def test_no_image_is_encoded_twice(tiny_epsilon: Path, encoded: list[int]) -> No
 def test_the_edit_starts_from_init_and_is_conditioned_on_the_images() -> None:
     exact, source, init = editor(), sources(3), sources(3, seed=9)
     config = replace(PLAIN, num_steps=3)
-    expected = edit_latents(exact, init, source, source, "edit", config)
+    expected = run(exact, config, source, canvas=init)
     assert torch.equal(edit_images(exact, source, "edit", config, init=init), expected)
     with pytest.raises(UserError, match="init"):
         edit_images(exact, source, "edit", config, init=init[:2])

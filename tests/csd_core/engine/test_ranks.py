@@ -40,12 +40,12 @@ def told(world_size: int, name: str, folder: Path) -> list[dict[str, Any]]:
 
 def test_alone_there_is_nothing_to_share() -> None:
     x = torch.arange(3.0)
-    assert torch.equal(ALONE.share(lambda rows: rows + 1, x), x + 1)
+    assert torch.equal(ALONE.split_and_gather(lambda rows: rows + 1, x), x + 1)
     assert ALONE.is_main
     assert ALONE.any(True)
     assert not ALONE.any(False)
     assert ALONE.total(7) == 7
-    assert ALONE.from_main(lambda: "made", lambda _: "sent") == "made"
+    assert ALONE.broadcast(lambda: "made", lambda _: "sent") == "made"
     assert ALONE.device("cuda:1") == "cuda:1"
     assert Ranks.joined() is ALONE
 

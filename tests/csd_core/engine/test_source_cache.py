@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.engine import loop as engine
+from csd_core.denoisers.base import Conditioning
+from csd_core.engine import step as engine
 from csd_core.engine.config import EditConfig
 from csd_core.engine.draws import Draws
 from csd_core.engine.loop import edit_latents
 from csd_core.engine.source_cache import SourceCache
 from tests.exact_editor import ExactEditor
+from tests.models import load
 
 CPU = torch.device("cpu")
 POOL = EditConfig(num_steps=31, batch_size=3, noise_pool=4, learning_rate=0.3)
@@ -29,7 +30,8 @@ def editor() -> ExactEditor:
 
 def edited(denoiser: Any, config: EditConfig, side: int = 4, **more: Any) -> Tensor:
     source = latents(1, side)
-    return edit_latents(denoiser, more.pop("canvas", source), source, source, "red", config, **more)
+    condition = Conditioning(len(source), image=source)
+    return edit_latents(denoiser, more.pop("canvas", source), source, condition, "red", config, **more)
 
 
 class Reads(SourceCache):
@@ -71,7 +73,7 @@ def test_a_resumed_edit_is_the_same_to_the_last_bit(
     tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch, begin: int, limit: int
 ) -> None:
     monkeypatch.setattr(engine, "SourceCache", lambda draws, evaluate: SourceCache(draws, evaluate, limit))
-    model = InstructPix2Pix.from_pretrained(str(tiny_epsilon))
+    model = load(tiny_epsilon)
     config, canvases = replace(POOL, num_steps=22), []
     whole = edited(model, config, 8, callback=lambda step, canvas: canvases.append(canvas.clone()))
     again = edited(model, config, 8, canvas=canvases[begin - 1], start_step=begin)

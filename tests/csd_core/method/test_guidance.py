@@ -3,7 +3,6 @@ import torch
 
 from csd_core.method.guidance import (
     classifier_free,
-    image_weights,
     instruct_pix2pix,
     instruct_pix2pix_weights,
 )
@@ -26,7 +25,7 @@ def test_weights_are_the_formula(guidance: float, image_guidance: float) -> None
 
 
 def test_the_image_baseline_is_classifier_free_guidance_by_the_image() -> None:
-    weights = image_weights(1.5)
+    weights = instruct_pix2pix_weights(0.0, 1.5)
     weighed = weights.unconditional * EPS_U + weights.image * EPS_I
     torch.testing.assert_close(weighed, classifier_free(EPS_U, EPS_I, 1.5))
     assert weights.image_text == 0

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from csd_core.choices import ChunkSize
+from csd_core.denoisers.base import Conditioning, check_chunk_size
 from csd_core.denoisers.runtime import batching
-from csd_core.denoisers.runtime.batching import Chunks, check_max_batch, in_chunks, out_of_memory
+from csd_core.denoisers.runtime.batching import Chunks, in_chunks, out_of_memory
 from csd_core.engine.config import EditConfig
 from csd_core.engine.loop import edit_latents
 from csd_core.errors import UserError
@@ -94,7 +96,7 @@ def test_the_first_call_is_the_fullest_where_nobody_says() -> None:
 def test_what_does_not_fit_is_halved_and_stays_halved(error: Callable[[], Exception], one_size: bool) -> None:
     spy = Spy(room=5, error=error)
     chunks = Chunks(spy, 16, one_size=one_size)
-    with pytest.warns(UserWarning, match="ran out at 14 at a time: it goes on with 3 .max_batch") as said:
+    with pytest.warns(UserWarning, match="ran out at 14 at a time: it goes on with 3 .chunk_size") as said:
         assert torch.equal(chunks(*rows(42)), expected(42))
     assert len(said) == 1
     assert spy.sizes == [14, 7] + [3] * 14
@@ -203,33 +205,33 @@ def test_auto_halves_a_probe_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) 
     assert spy.sizes == [1, 4, 2, 2, 2, 2]
 
 
-@pytest.mark.parametrize("max_batch", [0, -1])
-def test_what_is_no_number_of_rows_is_refused(max_batch: int) -> None:
-    check_max_batch("auto")
-    check_max_batch(1)
-    with pytest.raises(UserError, match="max_batch: expected at least 1, or auto, got"):
-        check_max_batch(max_batch)
+@pytest.mark.parametrize("chunk_size", [0, -1])
+def test_what_is_no_number_of_rows_is_refused(chunk_size: int) -> None:
+    check_chunk_size("auto")
+    check_chunk_size(1)
+    with pytest.raises(UserError, match="chunk_size: expected at least 1, or auto, got"):
+        check_chunk_size(chunk_size)
 
 
 class Full(ExactEditor):
     """Has no room for more than three evaluations."""
 
-    def predict_noise(self, x_t: Tensor, t: Tensor, text: Tensor, image: Tensor) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         if len(x_t) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return super().predict_noise(x_t, t, text, image)
+        return super().predict_noise(x_t, t, conditioning)
 
 
-@pytest.mark.parametrize("max_batch", [16, "auto"])
-def test_an_edit_that_runs_out_of_memory_loses_no_step(max_batch: batching.MaxBatch) -> None:
+@pytest.mark.parametrize("chunk_size", [16, "auto"])
+def test_an_edit_that_runs_out_of_memory_loses_no_step(chunk_size: ChunkSize) -> None:
     generator = torch.Generator().manual_seed(0)
     modes, source = torch.randn(2, 4, 4, 4, generator=generator), torch.randn(5, 4, 4, 4, generator=generator)
-    config = EditConfig(num_steps=4, batch_size=3)
-    whole = edit_latents(ExactEditor(modes), source, source, source, "a", config)
-    config.max_batch = max_batch
+    config, condition = EditConfig(num_steps=4, batch_size=3), Conditioning(5, image=source)
+    whole = edit_latents(ExactEditor(modes), source, source, condition, "a", config)
+    config.chunk_size = chunk_size
     full = Full(modes)
     with pytest.warns(UserWarning, match="memory ran out"):
-        edited = edit_latents(full, source, source, source, "a", config)
+        edited = edit_latents(full, source, source, condition, "a", config)
     torch.testing.assert_close(edited, whole, rtol=0, atol=1e-5)
     assert full.evaluations == 4 * 5 * 5 / 2  # batches of 3 and 2 particles, five evaluations each
 
@@ -237,10 +239,11 @@ def test_an_edit_that_runs_out_of_memory_loses_no_step(max_batch: batching.MaxBa
 LIMITED = """
 import resource, sys, torch, warnings
 from csd_core.denoisers.runtime.batching import Chunks
-from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-model = InstructPix2Pix.from_pretrained(sys.argv[1])
-x, text = torch.randn(96, 4, 64, 64), model.embed(["red"] * 96)
-inputs = [x, torch.full((96,), 300), text, torch.zeros_like(x)]
+from csd_core.denoisers.base import Branch, Conditioning
+from csd_core.denoisers.families import load_denoiser
+model, x = load_denoiser(sys.argv[1], torch_dtype=torch.float32), torch.randn(96, 4, 64, 64)
+given = model.conditioning(Branch(True, "red", ()), Conditioning(96, image=torch.zeros_like(x)))
+inputs = [x, torch.full((96,), 300.0), given]
 few = model.predict_noise(*(x[:2] for x in inputs))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 96 * 2**20,) * 2)

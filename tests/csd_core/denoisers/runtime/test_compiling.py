@@ -12,12 +12,13 @@ from torch._dynamo.exc import RecompileError
 from torch._dynamo.testing import CompileCounter
 from torch._inductor import config as inductor
 
-from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.denoisers.base import Branch, Conditioning
 from csd_core.denoisers.runtime.batching import evaluator
 from csd_core.denoisers.runtime.compiling import check_compiler
 from csd_core.engine.config import EditConfig
 from csd_core.engine.loop import edit_latents
 from csd_core.errors import UserError
+from tests.models import load
 
 CPU = torch.device("cpu")
 
@@ -40,16 +41,17 @@ def latents(n: int) -> Tensor:
 def test_an_edit_compiles_once_whatever_its_steps_ask_for(
     tiny_epsilon: Path, compiler: CompileCounter
 ) -> None:
-    plain = InstructPix2Pix.from_pretrained(str(tiny_epsilon))
-    model = InstructPix2Pix.from_pretrained(str(tiny_epsilon), compile=True)
+    plain = load(tiny_epsilon)
+    model = load(tiny_epsilon, compile=True)
     assert model.compiled
     source = latents(7)
+    condition = Conditioning(7, image=source)
     # batches of 4 and 3; the second prompt is for some particles alone
-    config = EditConfig(num_steps=4, batch_size=4, max_batch=6, learning_rate=0.1)
+    config = EditConfig(num_steps=4, batch_size=4, chunk_size=6, learning_rate=0.1)
     prompts = {"red": [1.0] * 5 + [0.5] * 2, "blue": [0.0] * 5 + [0.5] * 2}
     with model.count_evaluations() as counted:
-        edited = edit_latents(model, source, source, source, prompts, config)
-    torch.testing.assert_close(edited, edit_latents(plain, source, source, source, prompts, config))
+        edited = edit_latents(model, source, source, condition, prompts, config)
+    torch.testing.assert_close(edited, edit_latents(plain, source, source, condition, prompts, config))
     assert compiler.frame_count == 1
     assert counted.count % 6 == 0  # whole batches
 
@@ -57,17 +59,16 @@ def test_an_edit_compiles_once_whatever_its_steps_ask_for(
 def test_fewer_rows_are_filled_up_and_another_size_is_compiled_anew(
     tiny_epsilon: Path, compiler: CompileCounter
 ) -> None:
-    model = InstructPix2Pix.from_pretrained(str(tiny_epsilon), compile=True)
-    evaluate, text = evaluator(model, 4, fullest=8), model.embed(["red"])
-    whole = evaluate(latents(8), torch.full((), 9).expand(8), text.expand(8, -1, -1), latents(8))
+    model = load(tiny_epsilon, compile=True)
+    evaluate = evaluator(model, 4, fullest=8)
+    given = model.conditioning(Branch(True, "red", ()), Conditioning(8, image=latents(8)))
+    whole = evaluate(latents(8), torch.full((), 9.0).expand(8), given)
     for n in (7, 5, 3, 1):
-        some = evaluate(
-            latents(8)[:n], torch.tensor([9] * n), text.expand(n, -1, -1).contiguous(), latents(8)[:n]
-        )
+        some = evaluate(latents(8)[:n], torch.tensor([9.0] * n), given[:n])
         torch.testing.assert_close(some, whole[:n])
     assert compiler.frame_count == 1
     with pytest.raises(RecompileError):
-        model.predict_noise(latents(3), torch.tensor([9] * 3), text.expand(3, -1, -1), latents(3))
+        model.predict_noise(latents(3), torch.tensor([9.0] * 3), given[:3])
 
 
 def test_a_machine_without_a_compiler_says_so_before_it_reads_weights(
@@ -76,8 +77,8 @@ def test_a_machine_without_a_compiler_says_so_before_it_reads_weights(
     check_compiler(CPU)
     monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
     with pytest.raises(UserError, match=r"compile: expected a C\+\+ compiler .*, found none; install it, or"):
-        InstructPix2Pix.from_pretrained(str(tiny_epsilon), compile=True)
-    assert not InstructPix2Pix.from_pretrained(str(tiny_epsilon)).compiled
+        load(tiny_epsilon, compile=True)
+    assert not load(tiny_epsilon).compiled
 
 
 def test_cuda_needs_triton_and_a_device_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from csd_core.denoisers.runtime import precision
-from csd_core.denoisers.runtime.precision import as_dtype, default_dtype, dtype_name, has_native_bfloat16
+from csd_core.denoisers.runtime import device
+from csd_core.denoisers.runtime.device import as_dtype, default_dtype, dtype_name, has_native_bfloat16
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:1")
 
@@ -18,14 +18,14 @@ def test_a_cpu_computes_in_bfloat16_where_that_is_native_and_switched_on(
 ) -> None:
     cpu_with(monkeypatch, feature)
     assert has_native_bfloat16()
-    monkeypatch.setattr(precision, "BFLOAT16_ON_CPU", True)
+    monkeypatch.setattr(device, "BFLOAT16_ON_CPU", True)
     assert default_dtype(CPU) == torch.bfloat16
-    monkeypatch.setattr(precision, "BFLOAT16_ON_CPU", False)
+    monkeypatch.setattr(device, "BFLOAT16_ON_CPU", False)
     assert default_dtype(CPU) == torch.float32
 
 
 def test_other_cpus_compute_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "BFLOAT16_ON_CPU", True)
+    monkeypatch.setattr(device, "BFLOAT16_ON_CPU", True)
     cpu_with(monkeypatch)
     assert default_dtype(CPU) == torch.float32
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")  # a torch that cannot say

@@ -6,20 +6,18 @@ import torch
 from torch import Tensor
 
 from csd_core.baselines import SamplingConfig, ip2p_overlap
+from csd_core.denoisers.base import Branch, Conditioning
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.engine.config import EditConfig
 from csd_core.engine.loop import edit_images
 from tests.conftest import NATIVE_SIZE
+from tests.models import load
 
 CPU = torch.device("cpu")
 
 
 def images(n: int, width: int = NATIVE_SIZE) -> Tensor:
     return torch.rand(n, 3, NATIVE_SIZE, width, generator=torch.Generator().manual_seed(0))
-
-
-def load(folder: Path, **options: Any) -> InstructPix2Pix:
-    return InstructPix2Pix.from_pretrained(str(folder), **options)
 
 
 def test_an_edit_is_the_same(tiny_epsilon: Path) -> None:
@@ -29,7 +27,7 @@ def test_an_edit_is_the_same(tiny_epsilon: Path) -> None:
 
 
 def test_the_usual_ways_are_the_same(tiny_epsilon: Path) -> None:
-    config, image = SamplingConfig(num_inference_steps=2, max_batch=3), images(1, 2 * NATIVE_SIZE)
+    config, image = SamplingConfig(num_inference_steps=2, chunk_size=3), images(1, 2 * NATIVE_SIZE)
     whole = ip2p_overlap(load(tiny_epsilon), image, "red", config, stride=4)
     offloaded = ip2p_overlap(load(tiny_epsilon, offload=True), image, "red", config, stride=4)
     torch.testing.assert_close(offloaded, whole, rtol=0, atol=1e-5)
@@ -67,10 +65,11 @@ def test_each_network_comes_when_it_is_called_and_makes_room_for_the_next(
     for name in ("text_encoder", "vae", "unet"):
         assert parts[name]._hf_hook.execution_device == model.device == CPU
         parts[name]._hf_hook.execution_device = torch.device("cpu", 0)  # not where the parameters are
-    text = model.embed(["red"])
+    nothing = Conditioning(1, image=torch.zeros(1, 4, 8, 8))
+    given = model.conditioning(Branch(True, "red", ()), nothing)
     assert moves.seen == ["text_encoder cpu:0", "text_encoder cpu"]
     latents = model.encode(images(1))
-    model.predict_noise(latents, torch.tensor([3]), text, latents)
+    model.predict_noise(latents, torch.tensor([3.0]), given)
     model.decode(latents)
     assert moves.seen[2:] == ["vae cpu:0", "unet cpu:0", "vae cpu:0"]
     assert parts["unet"]._hf_hook.prev_module_hook.model is parts["vae"]

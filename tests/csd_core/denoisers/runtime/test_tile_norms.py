@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from csd_core.denoisers.runtime.tiles import in_tiles
+from csd_core.denoisers.runtime.vae import in_tiles
 
 
 def picture(height: int, width: int, channels: int = 3) -> Tensor:

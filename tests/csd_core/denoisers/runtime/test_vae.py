@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csd_core.denoisers.runtime.tiles import in_tiles, tile_starts, wrapped
+from csd_core.denoisers.runtime.vae import around_the_ends, in_tiles, tile_starts
 from csd_core.errors import UserError
 
 SCALES = [1, 4, Fraction(1, 4), Fraction(3, 2)]
@@ -145,39 +145,23 @@ def test_tiles_have_to_advance(overlap: int) -> None:
 def test_sides_that_do_not_divide_are_refused() -> None:
     with pytest.raises(UserError, match="sides: expected multiples of 4, got 88 x 90"):
         in_tiles(lambda part: part, image(88, 90), tile=40, overlap=8, scale=Fraction(1, 4))
-    with pytest.raises(UserError, match="width: expected a multiple of 4, got 90"):
-        wrapped(lambda part: part, image(88, 90), pad=8, scale=Fraction(1, 4))
 
 
 # Left and right ends that meet
 
 
-@pytest.mark.parametrize(("pad", "exact"), [(3, True), (2, False), (0, False), (99, True)])
-def test_a_wrapped_network_sees_neither_end(pad: int, exact: bool) -> None:
+@pytest.mark.parametrize(("count", "exact"), [(3, True), (2, False), (0, False), (24, True)])
+def test_a_network_around_the_ends_sees_neither_end(count: int, exact: bool) -> None:
     x, function = image(16, 24), blur(3)
-    out = wrapped(function, x, pad=pad, scale=1)
+    out = function(around_the_ends(x, count))[..., count : count + 24]
     around = torch.cat([x] * 3, dim=-1)
     assert torch.allclose(out, function(around)[..., 24:48], rtol=0, atol=1e-6) == exact
 
 
-def test_without_padding_a_wrapped_network_is_the_network() -> None:
-    x, function = image(16, 24), blur(3)
-    assert torch.equal(wrapped(function, x, pad=0, scale=1), function(x))
-
-
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("pad", [0, 1, 8, 99])
-def test_wrapping_keeps_size_and_place(scale: Fraction | int, pad: int) -> None:
-    x = image(8, 24)
-    out = wrapped(lambda wide: resample(wide, scale), x, pad=pad, scale=scale)
-    torch.testing.assert_close(out, resample(x, scale), rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("pixels", [1, 7, 40])
-def test_rolling_an_image_rolls_what_a_wrapped_network_makes_of_it_in_tiles(pixels: int) -> None:
+def test_rolling_an_image_rolls_what_a_network_makes_of_it_in_tiles(pixels: int) -> None:
     def function(x: Tensor) -> Tensor:
-        return in_tiles(blur(4), x, tile=40, overlap=16, scale=1)
+        return in_tiles(blur(4), around_the_ends(x, 8), tile=40, overlap=16, scale=1)[..., 8:-8]
 
     x = image(16, 88)
-    rolled = wrapped(function, x.roll(pixels, -1), pad=8, scale=1)
-    torch.testing.assert_close(rolled, wrapped(function, x, pad=8, scale=1).roll(pixels, -1))
+    torch.testing.assert_close(function(x.roll(pixels, -1)), function(x).roll(pixels, -1))
