@@ -1,7 +1,7 @@
-"""What a picture of the mini editor's world shows, in words: captions for the scorer to learn.
+"""Captions of pictures before and after the mini editor's instructions; the scorer is trained on them.
 
-A state is what an instruction leaves behind ("night", "tint red"), or "plain", or that things of a colour are
-to be seen ("red things").
+A state names what a picture shows: the result of an instruction ("night", "tint red"), things of one colour
+("red things"), or neither ("plain").
 """
 
 import re
@@ -27,7 +27,7 @@ CAPTIONS: dict[str, tuple[str, ...]] = {
     "single colour": ("a picture in a single colour", "a picture in one hue", "the scene in one colour"),
     "tint": ("a photo with a tint", "a tinted photo", "a photo through coloured glass", "a coloured tint"),
 }
-"""State -> how it is said; the first is the canonical one."""
+"""State -> its captions; the first is the canonical one."""
 
 for hue in HUES:
     CAPTIONS[f"single colour {hue}"] = (
@@ -38,25 +38,24 @@ for hue in HUES:
     )
 for hue in ("red", "orange", "blue", "green", "pink"):
     CAPTIONS[f"{hue} things"] = (
-        *(
-            f"a photo with {hue} things",
-            f"{hue} things",
-            f"a photo of {hue} things",
-            f"things that are {hue}",
-        ),
+        *(f"a photo with {hue} things", f"{hue} things", f"a photo of {hue} things"),
+        f"things that are {hue}",
     )
 
-RECOLOURED = {"red to blue": ("red", "blue"), "orange to green": ("orange", "green")}
-RECOLOURED["blue to pink"] = ("blue", "pink")
+RECOLOURED = {
+    "red to blue": ("red", "blue"),
+    "orange to green": ("orange", "green"),
+    "blue to pink": ("blue", "pink"),
+}
 
 
 def states(name: str, outcome: str = "", *, with_outcome: bool = True) -> tuple[str, str]:
-    """What a picture shows before and after an instruction.
+    """States of a picture before and after an instruction.
 
     Args:
         name: key of INSTRUCTIONS.
         outcome: of a choice.
-        with_outcome: whether the outcome is told.
+        with_outcome: whether the second state names the outcome.
     """
     if name in RECOLOURED:
         before, after = RECOLOURED[name]
@@ -65,18 +64,18 @@ def states(name: str, outcome: str = "", *, with_outcome: bool = True) -> tuple[
 
 
 def canonical_captions(name: str, outcome: str = "") -> tuple[str, str]:
-    """Captions of a picture before and after an instruction: for csd-evaluate and the experiments."""
+    """Captions of a picture before and after an instruction; `name`, `outcome`: see states."""
     before, after = states(name, outcome)
     return CAPTIONS[before][0], CAPTIONS[after][0]
 
 
 def wordings() -> Mapping[str, tuple[str, ...]]:
-    """State -> its captions and, after them, the wordings of the instruction that leads there."""
-    said = dict(CAPTIONS)
+    """State -> its captions, followed by the wordings of the instruction that leads to it."""
+    texts = dict(CAPTIONS)
     for name, instruction in INSTRUCTIONS.items():
-        if name in said:
-            said[name] = (*said[name], *instruction.wordings)
-    return said
+        if name in texts:
+            texts[name] = (*texts[name], *instruction.wordings)
+    return texts
 
 
 def known_words() -> list[str]:

@@ -1,15 +1,15 @@
-"""The mini editor's world: what each instruction does to an image, as plain functions, and how it is worded.
+"""The mini editor's instructions: each as a plain function of the image, with its wordings.
 
-The same functions make the training pairs and serve as ground truth in tests and evaluation. Every edit is a
-function of the pixels and their close neighbourhood alone, never of the position in the image, so that views
-of one scene, windows of one panorama and frames of one video have edits that agree.
+The functions make the training pairs and are the ground truth of tests and evaluation. An edit depends on the
+pixels and their close neighbourhood alone, never on the position in the image, so that the edits of the views
+of a scene, the windows of a panorama and the frames of a video agree.
 
-Inside this file images are numpy (H, W, 3) float32 in [0, 1]; lengths in pixels refer to the native size.
+Inside this file images are numpy (H, W, 3) float32 in [0, 1]; lengths are in pixels, whatever the image size.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,22 +26,22 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 @dataclass(frozen=True)
 class Instruction:
-    """One thing that the editor can do."""
+    """One edit that the editor was trained on."""
 
     name: str
     """Short name, the key in INSTRUCTIONS."""
     kind: Kind
-    """light: colours alone; style: texture too; local: pixels of one colour; choice: several answers."""
+    """light: changes colours; style: texture too; local: pixels of one hue; choice: several right answers."""
     wordings: tuple[str, ...]
-    """How it is said in training; the first is the canonical one."""
+    """Prompts in training; the first is the canonical one."""
     function: Callable[[Array, str], Array]
     """(image, outcome) -> edited image."""
     outcomes: tuple[str, ...] = ("",)
-    """The equally right answers; one empty string where there is only one."""
+    """The equally right answers; one empty string if there is only one."""
     unseen: tuple[str, ...] = ()
     """Wordings kept out of training, to test the language."""
     mask: Callable[[Array], Array] | None = None
-    """Local edits: image -> share in [0, 1] by which a pixel is affected, (H, W)."""
+    """Of local edits: image -> weight of the edit at each pixel, (H, W) in [0, 1]."""
 
 
 def _luma(image: Array) -> Array:
@@ -74,25 +74,25 @@ def _box(image: Array, size: int) -> Array:
 
 
 def night(image: Array, outcome: str = "") -> Array:
-    """Moonlight: dark, blue, little colour."""
+    """Dark, blue, little saturation."""
     pale = _mix(image, _luma(image), 0.55)
     return pale**1.25 * _rgb(0.26, 0.34, 0.58) + _rgb(0.01, 0.02, 0.07)
 
 
 def sunset(image: Array, outcome: str = "") -> Array:
-    """Low sun: orange lights, purple shadows."""
+    """Orange lights, purple shadows."""
     y = _luma(image)
     shade = _mix(_rgb(0.30, 0.10, 0.28), _rgb(1.0, 0.72, 0.36), _smoothstep(0.0, 0.9, y))
     return _mix(image * _rgb(1.05, 0.66, 0.42), shade * (0.35 + 0.65 * y), 0.6)
 
 
 def sepia(image: Array, outcome: str = "") -> Array:
-    """An old brown photograph."""
+    """Shades of brown."""
     return _luma(image) ** 0.9 * _rgb(0.98, 0.80, 0.56) + _rgb(0.05, 0.03, 0.0)
 
 
 def snow(image: Array, outcome: str = "") -> Array:
-    """Cold, pale, with white lying on all that is lit."""
+    """Cold, pale, with white over all bright areas."""
     y = _luma(image)
     cold = _mix(image, y, 0.7) * _rgb(0.86, 0.93, 1.0)
     cover = _smoothstep(0.22, 0.62, _blur(y, 1.2)) * 0.85
@@ -100,7 +100,7 @@ def snow(image: Array, outcome: str = "") -> Array:
 
 
 def black_and_white(image: Array, outcome: str = "") -> Array:
-    """Grey values with some contrast."""
+    """Grey, with raised contrast."""
     return np.repeat(_mix(_luma(image), _smoothstep(0.0, 1.0, _luma(image)), 0.6), 3, axis=-1)
 
 
@@ -108,14 +108,14 @@ def black_and_white(image: Array, outcome: str = "") -> Array:
 
 
 def _strokes(image: Array, sigma: float = 2.0, depth: float = 2.5) -> Array:
-    """Pencil lines by the colour dodge: 1 on plain paper, dark along edges and in dark detail; (H, W, 1)."""
+    """Pencil lines by colour dodge, (H, W, 1): 1 on plain areas, dark along edges and in dark detail."""
     y = _luma(image)
     ratio = (y + 0.05) / (_blur(y, sigma) + 0.05)
     return np.clip(1 - depth * np.clip(1 - ratio, 0, 1), 0, 1)
 
 
 def pencil_sketch(image: Array, outcome: str = "") -> Array:
-    """Grey lines and a little hatching tone on paper."""
+    """Grey lines and a faint tone on paper."""
     tone = 0.72 + 0.28 * _smoothstep(0.0, 0.7, _luma(image))
     return _strokes(image) * tone * _rgb(0.97, 0.96, 0.93)
 
@@ -126,7 +126,7 @@ def blueprint(image: Array, outcome: str = "") -> Array:
 
 
 def oil_painting(image: Array, outcome: str = "") -> Array:
-    """Flat strokes (Kuwahara filter: the calmest of four neighbouring squares) in richer colours."""
+    """Flat strokes (Kuwahara filter: the mean of the quadrant with the least variance), more saturated."""
     radius = 2
     size = radius + 1
     mean = _box(image, size)
@@ -134,8 +134,8 @@ def oil_painting(image: Array, outcome: str = "") -> Array:
     # A square of `size` centred at +-radius/2 is one quadrant of the window around the pixel.
     shifts = [(dy, dx) for dy in (-1, 1) for dx in (-1, 1)]
     means = np.stack([_shifted(mean, dy, dx) for dy, dx in shifts])
-    calm = np.stack([_shifted(variance[..., None], dy, dx)[..., 0] for dy, dx in shifts]).argmin(0)
-    flat = np.take_along_axis(means, calm[None, ..., None], axis=0)[0]
+    least = np.stack([_shifted(variance[..., None], dy, dx)[..., 0] for dy, dx in shifts]).argmin(0)
+    flat = np.take_along_axis(means, least[None, ..., None], axis=0)[0]
     rich = _mix(_luma(flat), flat, 1.7)
     return _mix(rich, _smoothstep(0.0, 1.0, np.clip(rich, 0, 1)), 0.7)
 
@@ -150,7 +150,7 @@ def _shifted(image: Array, dy: int, dx: int) -> Array:
 
 
 def _hue_mask(image: Array, centre: float, half_width: float) -> Array:
-    """Share in [0, 1] by which a pixel is colourful with a hue of `centre` +- `half_width` degrees."""
+    """1 where a pixel is saturated with a hue of `centre` +- `half_width` degrees, smoothly to 0; (H, W)."""
     hsv = rgb2hsv(image)
     distance = np.abs((hsv[..., 0] * 360 - centre + 180) % 360 - 180)
     near = 1 - _smoothstep(half_width - 6, half_width + 6, distance)
@@ -158,7 +158,7 @@ def _hue_mask(image: Array, centre: float, half_width: float) -> Array:
 
 
 def _recolour(centre: float, half_width: float, target: float) -> tuple[Callable, Callable]:
-    """(edit, mask) that turn things of one hue into another; hues in degrees."""
+    """(edit, mask) that change one hue to another; hues in degrees."""
 
     def mask(image: Array) -> Array:
         return _hue_mask(image, centre, half_width)
@@ -184,7 +184,7 @@ HUES["yellow"] = _rgb(0.98, 0.80, 0.08)
 
 
 def single_colour(image: Array, outcome: str) -> Array:
-    """Shades of one hue, from nearly black to nearly white."""
+    """Shades of one hue, from almost black to almost white."""
     y, hue = _luma(image), HUES[outcome]
     return _mix(
         _mix(hue * 0.15, hue, _smoothstep(0.0, 0.6, y)), _rgb(1.0, 1.0, 1.0), 0.8 * _smoothstep(0.5, 1.0, y)
@@ -192,147 +192,117 @@ def single_colour(image: Array, outcome: str) -> Array:
 
 
 def tint(image: Array, outcome: str) -> Array:
-    """The image behind coloured glass."""
+    """As if seen through coloured glass."""
     return _mix(image, HUES[outcome] * (0.25 + 0.75 * _luma(image)), 0.6)
 
 
 # Language -----------------------------------------------------------------------------------------
 
+
+def _instruction(
+    name: str, kind: Kind, function: Callable[[Array, str], Array], wordings: str, unseen: str, **more: Any
+) -> Instruction:
+    """wordings: separated by commas."""
+    return Instruction(name, kind, tuple(wordings.split(", ")), function, unseen=(unseen,), **more)
+
+
 _ALL = [
-    Instruction(
+    _instruction(
         "night",
         "light",
-        ("make it night", "turn it into night", "as if it were night", "at midnight", "make it a dark night"),
         night,
-        unseen=("have it be night time",),
+        "make it night, turn it into night, as if it were night, at midnight, make it a dark night",
+        unseen="have it be night time",
     ),
-    Instruction(
+    _instruction(
         "sunset",
         "light",
-        (
-            "make it sunset",
-            "turn it into sunset",
-            "at sunset",
-            "in the evening light",
-            "make it look like sunset",
-        ),
         sunset,
-        unseen=("add a sunset",),
+        "make it sunset, turn it into sunset, at sunset, in the evening light, make it look like sunset",
+        unseen="add a sunset",
     ),
-    Instruction(
+    _instruction(
         "sepia",
         "light",
-        (
-            "make it sepia",
-            "turn it into sepia",
-            "an old brown photograph",
-            "in sepia tones",
-            "an old sepia photo",
-        ),
         sepia,
-        unseen=("give it sepia tones",),
+        "make it sepia, turn it into sepia, an old brown photograph, in sepia tones, an old sepia photo",
+        unseen="give it sepia tones",
     ),
-    Instruction(
+    _instruction(
         "snow",
         "light",
-        (
-            "make it snowy",
-            "turn it into winter",
-            "cover it with snow",
-            "in the snow",
-            "add snow",
-            "let it snow",
-        ),
         snow,
-        unseen=("make it a snowy winter",),
+        "make it snowy, turn it into winter, cover it with snow, in the snow, add snow, let it snow",
+        unseen="make it a snowy winter",
     ),
-    Instruction(
+    _instruction(
         "black and white",
         "light",
-        (
-            "make it black and white",
-            "turn it into black and white",
-            "a black and white photo",
-            "make it grey",
-        ),
         black_and_white,
-        unseen=("in black and white",),
+        "make it black and white, turn it into black and white, a black and white photo, make it grey",
+        unseen="in black and white",
     ),
-    Instruction(
+    _instruction(
         "pencil sketch",
         "style",
-        ("make it a pencil sketch", "turn it into a sketch", "a pencil drawing", "draw it with a pencil"),
         pencil_sketch,
-        unseen=("as a pencil sketch",),
+        "make it a pencil sketch, turn it into a sketch, a pencil drawing, draw it with a pencil",
+        unseen="as a pencil sketch",
     ),
-    Instruction(
+    _instruction(
         "blueprint",
         "style",
-        ("make it a blueprint", "turn it into a blueprint", "as a blueprint", "white lines on blue paper"),
         blueprint,
-        unseen=("a blueprint on blue paper",),
+        "make it a blueprint, turn it into a blueprint, as a blueprint, white lines on blue paper",
+        unseen="a blueprint on blue paper",
     ),
-    Instruction(
+    _instruction(
         "oil painting",
         "style",
-        ("make it an oil painting", "turn it into an oil painting", "paint it in oil", "as an oil painting"),
         oil_painting,
-        unseen=("an oil painting of it",),
+        "make it an oil painting, turn it into an oil painting, paint it in oil, as an oil painting",
+        unseen="an oil painting of it",
     ),
-    Instruction(
+    _instruction(
         "red to blue",
         "local",
-        ("turn red things blue", "make the red things blue", "red to blue", "change everything red to blue"),
         _red_to_blue,
-        unseen=("change red things to blue",),
+        "turn red things blue, make the red things blue, red to blue, change everything red to blue",
+        unseen="change red things to blue",
         mask=_red,
     ),
-    Instruction(
+    _instruction(
         "orange to green",
         "local",
-        (
-            "turn orange things green",
-            "make the orange things green",
-            "orange to green",
-            "change everything orange to green",
-        ),
         _orange_to_green,
-        unseen=("change orange things to green",),
+        "turn orange things green, make the orange things green, orange to green, "
+        "change everything orange to green",
+        unseen="change orange things to green",
         mask=_orange,
     ),
-    Instruction(
+    _instruction(
         "blue to pink",
         "local",
-        (
-            "turn blue things pink",
-            "make the blue things pink",
-            "blue to pink",
-            "change everything blue to pink",
-        ),
         _blue_to_pink,
-        unseen=("change blue things to pink",),
+        "turn blue things pink, make the blue things pink, blue to pink, change everything blue to pink",
+        unseen="change blue things to pink",
         mask=_blue,
     ),
-    Instruction(
+    _instruction(
         "single colour",
         "choice",
-        (
-            "paint it in a single colour",
-            "make it one colour",
-            "use only one colour",
-            "paint it all in one hue",
-        ),
         single_colour,
+        "paint it in a single colour, make it one colour, use only one colour, paint it all in one hue",
+        unseen="in one single colour",
         outcomes=tuple(HUES),
-        unseen=("in one single colour",),
     ),
-    Instruction(
+    _instruction(
         "tint",
         "choice",
-        ("give it a tint", "tint it", "add a tint", "put coloured glass before it"),
         tint,
+        "give it a tint, tint it, add a tint, put coloured glass before it",
+        unseen="add a coloured tint",
         outcomes=tuple(HUES),
-        unseen=("add a coloured tint",),
     ),
 ]
 
@@ -340,7 +310,7 @@ INSTRUCTIONS: dict[str, Instruction] = {instruction.name: instruction for instru
 
 
 def find_instruction(prompt: str) -> Instruction | None:
-    """The instruction that `prompt` words, in any word order and case; None outside the language."""
+    """The instruction of a prompt, in any word order and case; None for prompts outside the language."""
     scores = {i.name: likeness(prompt, (*i.wordings, *i.unseen)) for i in _ALL}
     best = max(scores, key=lambda name: scores[name])
     return INSTRUCTIONS[best] if scores[best] >= ENOUGH else None
@@ -365,17 +335,18 @@ def apply_edit(name: str, image: torch.Tensor, outcome: str = "") -> torch.Tenso
         (3, H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: an outcome that the instruction does not have.
+        ValueError: the instruction does not have this outcome.
     """
     instruction = INSTRUCTIONS[name]
     if outcome not in instruction.outcomes:
-        raise ValueError(f"{name!r} has the outcomes {instruction.outcomes}, got {outcome!r}")
+        known = ", ".join(map(repr, instruction.outcomes))
+        raise ValueError(f"outcome of {name!r}: expected one of {known}, got {outcome!r}")
     edited = instruction.function(_to_array(image), outcome)
     return torch.from_numpy(np.clip(edited, 0, 1).astype(np.float32)).permute(2, 0, 1)
 
 
 def affected_mask(name: str, image: torch.Tensor) -> torch.Tensor:
-    """Pixels that a local edit changes, (H, W) bool; for other kinds all. `image`: (3, H, W) in [0, 1]."""
+    """Pixels that an edit changes, (H, W) bool: all unless it is local. `image`: (3, H, W) in [0, 1]."""
     mask = INSTRUCTIONS[name].mask
     if mask is None:
         return torch.ones(image.shape[1:], dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Which of the known wordings a prompt means. Standard library only: an adapter may ask at no cost."""
+"""Whether a small editor understands a prompt. Standard library only, so that importing it costs nothing."""
 
 import json
 import re
@@ -6,28 +6,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 LANGUAGE_FILE = "language.json"
-"""In a model's folder: instruction -> its wordings. Only small editors have one; others read any prompt."""
+"""In a model's folder: instruction -> its wordings. Only small editors have one."""
 
 ENOUGH = 0.5
-"""A prompt counts as understood when it is at least this alike to one wording."""
+"""A prompt counts as understood from this likeness to one wording on."""
 
 _NO_MEANING = """
 a add all an and as at be by change cover everything for from give have if in into it its let like look make
 of on only or please put the them there these they thing things this time to turn use were with"""
 FILLER = frozenset(_NO_MEANING.split())
-"""Words that do not say which edit is meant."""
+"""Words that do not tell instructions apart."""
 
 
 def words(prompt: str) -> frozenset[str]:
-    """Distinct words, in lower case and British spelling: neither order nor capitals matter."""
+    """Distinct words in lower case and British spelling."""
     return frozenset(re.findall(r"[a-z]+", prompt.lower().replace("color", "colour").replace("gray", "grey")))
 
 
 def likeness(prompt: str, wordings: Iterable[str]) -> float:
     """How much of the best wording is in the prompt, in [0, 1].
 
-    The Tversky index (1977) of their words without FILLER: a word that is missing counts whole, one too many
-    half, so that "a snowy day" still means snow while "turn purple things green" does not mean orange ones.
+    The Tversky index (1977) of their words without FILLER: a missing word counts fully, one too many half, so
+    that "a snowy day" still means snow while "turn purple things green" does not mean orange ones.
     """
     asked = words(prompt) - FILLER
 
@@ -40,13 +40,13 @@ def likeness(prompt: str, wordings: Iterable[str]) -> float:
 
 
 def read_language(folder: Path) -> dict[str, list[str]] | None:
-    """The wordings that the model in `folder` was trained on; None where it understands language at large."""
+    """The wordings that the model in `folder` was trained on; None if it understands any prompt."""
     path = folder / LANGUAGE_FILE
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def unknown_prompt_message(prompt: str, language: Mapping[str, Sequence[str]]) -> str | None:
-    """What to say of a prompt outside the language, None where it is understood or empty."""
+    """A note for users on a prompt outside the language; None if it is understood or empty."""
     everything = [wording for wordings in language.values() for wording in wordings]
     if not words(prompt) or likeness(prompt, everything) >= ENOUGH:
         return None

@@ -1,10 +1,10 @@
 """A small ray caster: spheres, boxes and a ground plane, Lambert shading, hard shadows, procedural textures.
 
-It draws the scene of the demo and training images for the mini editor. Plain numpy, all rays at once.
+It renders the scene of the demo and training images of the mini editor. Plain numpy, all rays at once.
 
 Notation
     o, d      origins and unit directions of the rays, (n, 3) world space, z up
-    t         distance along a ray, inf where nothing is hit
+    t         distance along a ray, inf if nothing is hit
     p, n      hit point and outward unit normal, (n, 3)
 Cameras follow nerfstudio and OpenGL: camera-to-world matrix with columns x right, y up, z backwards; the
 centre of a pixel lies at half-integer coordinates, so that the ray of pixel (i, j) passes (j + 0.5, i + 0.5).
@@ -34,14 +34,14 @@ _EPSILON = 1e-3
 
 @dataclass(frozen=True)
 class Texture:
-    """A colour as a function of the place: solid textures need no unwrapping of surfaces."""
+    """A colour as a function of the position in space, so that surfaces need no texture coordinates."""
 
     color: Color
     """The main colour, RGB in [0, 1]."""
     other: Color | None = None
     """The second colour, None for a plain surface."""
     pattern: Literal["plain", "checker", "stripes", "marble"] = "plain"
-    """How the two colours are laid out."""
+    """Pattern of the two colours."""
     period: float = 0.5
     """World units from one repetition to the next."""
 
@@ -56,7 +56,7 @@ class Texture:
 
 @dataclass(frozen=True)
 class Sphere:
-    """A ball."""
+    """A sphere."""
 
     center: Vector
     radius: float
@@ -77,7 +77,7 @@ class Sphere:
 
 @dataclass(frozen=True)
 class Box:
-    """A box standing upright, turned about the vertical axis."""
+    """An upright box, rotated about the vertical axis."""
 
     center: Vector
     half_size: Vector
@@ -108,20 +108,20 @@ class Box:
         return n @ to_box.T
 
     def _to_box(self) -> Array:
-        """Rotation (3, 3) that, applied from the right, takes world vectors to the box's axes."""
+        """Rotation (3, 3) from world to box axes, applied from the right."""
         c, s = np.cos(self.yaw), np.sin(self.yaw)
         return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float32)
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The horizontal plane z = height, endless."""
+    """The infinite horizontal plane z = height."""
 
     texture: Texture
     height: float = 0.0
 
     def intersect(self, o: Array, d: Array) -> Array:
-        """Distance (n,) to the plane for rays that meet it from above, otherwise inf."""
+        """Distance (n,) to the plane for rays that hit it from above, otherwise inf."""
         with np.errstate(divide="ignore", invalid="ignore"):
             t = (np.float32(self.height) - o[:, 2]) / d[:, 2]
         return np.where((d[:, 2] < 0) & (t > _EPSILON), t, np.float32(np.inf))
@@ -136,7 +136,7 @@ Shape = Sphere | Box | Ground
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects, what lies behind them, and one lamp at infinity."""
+    """Objects, background, and one lamp at infinity."""
 
     objects: Sequence[Sphere | Box]
     ground: Ground | None = None
@@ -147,17 +147,17 @@ class Scene:
     light: Vector = (0.45, 0.35, 0.82)
     """Direction towards the lamp (any length)."""
     ambient: float = 0.4
-    """Share of the light that comes from everywhere; the rest comes from the lamp."""
+    """Share of ambient light; the rest comes from the lamp."""
     shadows: bool = True
 
     @property
     def shapes(self) -> list[Shape]:
-        """The objects, and the ground last where there is one."""
+        """The objects, then the ground if there is one."""
         return [*self.objects, *([self.ground] if self.ground else [])]
 
 
 class View(NamedTuple):
-    """One camera: `render(scene, *view)` draws what it sees."""
+    """One camera, for `render(scene, *view)`."""
 
     camera_to_world: Array
     """(4, 4), OpenGL axes."""
@@ -185,11 +185,11 @@ def render(
     """The image (height, width, 3) float32 in [0, 1] that a pinhole camera sees.
 
     Args:
-        scene: what to draw.
+        scene: objects and light.
         camera_to_world: (3, 4) or (4, 4), OpenGL axes.
         fx, fy, cx, cy: focal lengths and principal point in pixels.
         width, height: size of the image in pixels.
-        samples: rays per pixel and direction; 2 gives four rays a pixel and smooth edges.
+        samples: rays per pixel and axis; 2 gives four rays per pixel and smooth edges.
     """
     n = samples
     o, d = _camera_rays(camera_to_world, fx * n, fy * n, cx * n, cy * n, width * n, height * n)
@@ -223,7 +223,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def random_view(rng: np.random.Generator, width: int, height: int) -> View:
-    """A camera somewhere around the middle of a `random_scene`, looking roughly at its middle."""
+    """A camera around the centre of a `random_scene`, looking roughly at the centre."""
     azimuth, elevation = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(8, 50))
     distance = rng.uniform(3.0, 5.5)
     eye = distance * _direction(azimuth, elevation)
@@ -262,7 +262,7 @@ def _shade(scene: Scene, o: Array, d: Array) -> Array:
             lambert *= _sees_light(scene.objects, p + _EPSILON * n, light, lambert > 0)
         brightness = scene.ambient + (1 - scene.ambient) * lambert
         albedo = shape.texture(p)
-        if isinstance(shape, Ground):  # the pattern of a far plane is finer than a pixel: let it end in haze
+        if isinstance(shape, Ground):  # a pattern far away is finer than a pixel: fade it out
             haze = (1 - np.exp(-np.maximum(t[hit] - 6, 0) / 6))[:, None]
             colors[hit] = albedo * brightness[:, None] * (1 - haze) + colors[hit] * haze
         else:
@@ -282,15 +282,15 @@ def _first_hit(shapes: Sequence[Shape], o: Array, d: Array) -> tuple[Array, NDAr
     return best, nearest
 
 
-def _sees_light(objects: Sequence[Sphere | Box], p: Array, light: Array, worth: NDArray[np.bool_]) -> Array:
-    """1 where the points p (n, 3) see the lamp, 0 in shadow; only points worth asking about are traced."""
+def _sees_light(objects: Sequence[Sphere | Box], p: Array, light: Array, facing: NDArray[np.bool_]) -> Array:
+    """1 where the points p (n, 3) see the lamp, 0 in shadow; (n,). Only points with `facing` are traced."""
     visible = np.zeros(len(p), np.float32)
-    ask = np.flatnonzero(worth)
+    traced = np.flatnonzero(facing)
     d = np.broadcast_to(light, (1, 3))
-    free = np.ones(len(ask), bool)
+    free = np.ones(len(traced), bool)
     for shape in objects:
-        free &= np.isinf(shape.intersect(p[ask], d))
-    visible[ask] = free
+        free &= np.isinf(shape.intersect(p[traced], d))
+    visible[traced] = free
     return visible
 
 
@@ -302,7 +302,7 @@ def _background(scene: Scene, d: Array) -> Array:
 
 
 def _checker(p: Array) -> Array:
-    # Shifted a little along z, or the plane z = 0 lies exactly between two cells.
+    # shifted along z, because the plane z = 0 would lie exactly between two cells
     return (np.floor(2 * p + np.array([0, 0, 0.25], np.float32)).sum(axis=1) % 2).astype(np.float32)
 
 

@@ -1,8 +1,8 @@
 """The parts of the mini editor, untrained, and the diffusers folder they are saved to.
 
-Latents are 4 times smaller than the image (8 loses too much of a 128 px image). The instruction reaches the
-UNet twice: pooled, as scale and shift of every residual block (`addition_embed_type="text"`), and by cross
-attention at the two lower resolutions; the highest has neither attention, which keeps large images cheap.
+The VAE's factor is 4 (8 loses too much of a 128 px image). The instruction enters the UNet twice: pooled,
+as scale and shift of every residual block (`addition_embed_type="text"`), and by cross attention at the two
+lower resolutions. The highest resolution has no attention, which keeps large images cheap.
 """
 
 import json
@@ -31,15 +31,15 @@ NATIVE_SIZE = 128
 DOWNSCALE = 4
 """Pixels per latent pixel."""
 LATENT_CHANNELS = 8
-"""Of the latents: with 4, one of the two directions of an edge is lost (README.md, what mattered)."""
+"""With 4, one of the two directions of an edge is lost (README.md, "What was tried")."""
 _PATCH_VALUES = 3 * DOWNSCALE**2
 TEXT_WIDTH = 96
 TEXT_TOKENS = 16
 
 
 def build_vae() -> AutoencoderTiny:
-    """0.5 M parameters. The encoder has no activation at all, so that it is linear (`set_encoder`);
-    the decoder has neither attention nor norms over the image, so that tiles and odd sizes decode alike."""
+    """0.5 M parameters. The encoder has no activations, so that it is linear (`set_encoder`); the decoder has
+    neither attention nor norms over the image, so that a tile decodes as it does in the whole image."""
     # a dict: diffusers annotates these tuples as having one element
     config: dict[str, Any] = {
         "encoder_block_out_channels": (_PATCH_VALUES,) * 3,
@@ -52,7 +52,7 @@ def build_vae() -> AutoencoderTiny:
 
 
 def set_encoder(vae: AutoencoderTiny, directions: Tensor, offset: Tensor) -> None:
-    """Make the encoder the linear map `latents = patch @ directions + offset`, exactly.
+    """Set the encoder's weights to the linear map `latents = patch @ directions + offset`.
 
     Two convolutions of stride 2 gather each patch into channels, and the last one mixes them.
 
@@ -112,9 +112,9 @@ END_OF_WORD = "</w>"
 
 
 def byte_pair_merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Merges that make each word one token (arXiv:1508.07909): always the commonest pair, ties by spelling.
+    """Merges that make each word one token (arXiv:1508.07909): most frequent pair first, ties by spelling.
 
-    The trainer of the tokenizers package breaks ties by chance, so its vocabulary changes from run to run.
+    The trainer of the tokenizers package breaks ties at random, so its vocabulary changes from run to run.
     """
     pieces = [[*word[:-1], word[-1] + END_OF_WORD] for word in sorted(set(words))]
     merges: list[tuple[str, str]] = []
@@ -129,7 +129,7 @@ def byte_pair_merges(words: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """CLIP's byte-pair tokenizer on our wordings: a known word is one token, others are spelled."""
+    """CLIP's byte-pair tokenizer on our wordings: a known word is one token, others are several pieces."""
     words = {
         word for i in INSTRUCTIONS.values() for text in (*i.wordings, *i.unseen) for word in text.split()
     }
@@ -185,12 +185,12 @@ def assemble(
 
 
 def save_pipeline(folder: Path, pipeline: StableDiffusionInstructPix2PixPipeline) -> None:
-    """Write the diffusers folder. The UNet is stored in half precision, which halves the download."""
+    """Write the diffusers folder, with the UNet in half precision."""
     pipeline.unet.half()
     pipeline.save_pretrained(folder, safe_serialization=True)
     vae_config = folder / "vae" / "config.json"
     settings = json.loads(vae_config.read_text())
-    del settings["block_out_channels"]  # diffusers works it out again, and complains where it is written
+    del settings["block_out_channels"]  # diffusers computes it, and warns if it is in the file
     vae_config.write_text(json.dumps(settings, indent=2) + "\n")
     wordings = {name: list(instruction.wordings) for name, instruction in INSTRUCTIONS.items()}
     (folder / LANGUAGE_FILE).write_text(json.dumps(wordings, indent=1) + "\n")

@@ -1,52 +1,69 @@
-"""Batches for the two stages of training. Everything drawn depends on (seed, step) alone, so a resumed run
-sees the batches that an uninterrupted one would have seen."""
+"""Batches for the two stages of training. All random choices depend on (seed, step) alone, so that a resumed
+run sees the same batches as an uninterrupted one."""
 
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor
 
+from csd_core.io.files import written_beside
 from csd_core.mini_editor.edits import INSTRUCTIONS, affected_mask, apply_edit
 from csd_core.mini_editor.language import FILLER
-from csd_core.mini_editor.training.sources import draw_source
-from csd_core.mini_editor.training.workers import drawn_by_all_cores
+from csd_core.mini_editor.training.sources import random_source
+
+T = TypeVar("T")
 
 NAMES = list(INSTRUCTIONS)
 _ATTENTION = {"light": 0.7, "style": 1.2, "local": 1.6, "choice": 1.4}
-"""How often a kind is drawn: what is hard more often than what is easy."""
+"""Relative frequency of a kind: hard ones are sampled more often than easy ones."""
 _SHARES = np.array([_ATTENTION[instruction.kind] for instruction in INSTRUCTIONS.values()])
 _SHARES /= _SHARES.sum()
 
 
 def rng_for(seed: int, *key: int) -> np.random.Generator:
+    """A generator that depends on (seed, *key) alone."""
     return np.random.default_rng(np.random.SeedSequence((seed, *key)))
 
 
-def _draw(seed: int, size: int, index: int) -> np.ndarray:
-    return (draw_source(rng_for(seed, 0, index), size) * 255).round().astype(np.uint8)
+def map_on_all_cores(make: Callable[[int], T], count: int, chunk: int) -> Iterator[T]:
+    """make(0), ... make(count - 1), in this order, `chunk` consecutive ones per task of a process.
+
+    A single chunk is made in this process. `make` is pickled: a function of a module, or a partial of one.
+    """
+    if count <= chunk:
+        yield from map(make, range(count))
+        return
+    # not forked: a lock that another thread holds at that moment is never released in the copy
+    context = multiprocessing.get_context("spawn")
+    processes = min(os.cpu_count() or 1, -(-count // chunk))
+    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as workers:
+        yield from workers.map(make, range(count), chunksize=chunk)
+
+
+def _source(seed: int, size: int, index: int) -> np.ndarray:
+    return (random_source(rng_for(seed, 0, index), size) * 255).round().astype(np.uint8)
 
 
 def source_pool(path: Path, count: int, size: int, seed: int) -> Tensor:
-    """`count` source images, (count, 3, size, size) uint8; drawn once and kept in `path`."""
+    """`count` source images, (count, 3, size, size) uint8; made once and saved in `path`."""
     if not path.exists():
-        images = drawn_by_all_cores(partial(_draw, seed, size), count, at_a_time=32)
-        _save_array(path, np.stack(list(images)))
+        images = np.stack(list(map_on_all_cores(partial(_source, seed, size), count, chunk=32)))
+        with written_beside(path) as beside, beside.open("wb") as file:
+            np.save(file, images)
     return torch.from_numpy(np.load(path)).permute(0, 3, 1, 2)
 
 
-def _save_array(path: Path, array: np.ndarray) -> None:
-    unfinished = path.with_suffix(".part.npy")
-    np.save(unfinished, array)
-    unfinished.replace(path)
-
-
 def random_edit(rng: np.random.Generator, image: Tensor) -> tuple[int, Tensor]:
-    """(index into NAMES, edited image); a local edit is mostly drawn where it has something to do."""
+    """(index into NAMES, edited image); local edits are rarely sampled where no pixel has their colour."""
     while True:
         index = int(rng.choice(len(NAMES), p=_SHARES))
         instruction = INSTRUCTIONS[NAMES[index]]
@@ -94,33 +111,32 @@ def encode(vae: AutoencoderTiny, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encoded_pairs(path: Path, pool: Tensor, vae: AutoencoderTiny, per_source: int, seed: int) -> Pairs:
-    """Edit every source of the pool `per_source` times and encode all; kept in `path`."""
+    """Edit every source of the pool `per_source` times and encode all; made once and saved in `path`."""
     if not path.exists():
 
         def code(images: Tensor) -> Tensor:
             return encode(vae, images.to(vae.device).float() / 255).half().cpu()
 
         names, sources, edits = [], [], []
-        drawn = drawn_by_all_cores(partial(_edits_of, pool, per_source, seed), len(pool), at_a_time=16)
-        for index, (chosen, edited) in enumerate(drawn):
+        made = map_on_all_cores(partial(_edits_of, pool, per_source, seed), len(pool), chunk=16)
+        for index, (chosen, edited) in enumerate(made):
             names += chosen
             sources.append(code(pool[index : index + 1]))
             edits.append(code(edited))
-        unfinished = path.with_suffix(".part")
-        torch.save([torch.cat(sources), torch.cat(edits), torch.tensor(names)], unfinished)
-        unfinished.replace(path)
+        with written_beside(path) as beside:
+            torch.save([torch.cat(sources), torch.cat(edits), torch.tensor(names)], beside)
     return Pairs(*torch.load(path, weights_only=True))
 
 
-def _invented(rng: np.random.Generator) -> str:
-    """A word that means nothing: two to four syllables."""
+def invented_word(rng: np.random.Generator) -> str:
+    """A meaningless word of two to four syllables."""
     letters = np.array(["bcdfghjklmnprstvwz", "aeiou"])[np.arange(2 * rng.integers(2, 5)) % 2]
     return "".join(str(rng.choice(list(choices))) for choices in letters)[: rng.integers(3, 9)]
 
 
-def word(rng: np.random.Generator, instruction: int) -> str:
-    """A wording; now and then with words shuffled, a filler left out or a foreign word put in, so that order
-    and what does not belong to the instruction matter little."""
+def known_prompt(rng: np.random.Generator, instruction: int) -> str:
+    """A wording, sometimes with words shuffled, a filler left out or an unknown word inserted, so that word
+    order and unrelated words matter little."""
     words = str(rng.choice(INSTRUCTIONS[NAMES[instruction]].wordings)).split()
     if rng.uniform() < 0.2:
         rng.shuffle(words)
@@ -128,25 +144,25 @@ def word(rng: np.random.Generator, instruction: int) -> str:
     if filler and rng.uniform() < 0.2:
         words.pop(int(rng.choice(filler)))
     if rng.uniform() < 0.1:
-        stray = _invented(rng) if rng.uniform() < 0.5 else str(rng.choice(sorted(FILLER)))
+        stray = invented_word(rng) if rng.uniform() < 0.5 else str(rng.choice(sorted(FILLER)))
         words.insert(int(rng.integers(len(words) + 1)), stray)
     return " ".join(words)
 
 
-_FOREIGN = (
+_UNKNOWN = (
     *("make it {}", "turn it into a {}", "add {}", "{}", "put a {} on it", "paint it like {}"),
     *("turn {} things green", "turn red things {}", "turn {} things blue", "blue to {}", "turn {} things {}"),
 )
 
 
-def foreign(rng: np.random.Generator) -> str:
-    """A prompt outside the language, worded like those inside."""
-    return str(rng.choice(_FOREIGN)).format(_invented(rng), _invented(rng))
+def unknown_prompt(rng: np.random.Generator) -> str:
+    """A prompt outside the language, phrased like those inside."""
+    return str(rng.choice(_UNKNOWN)).format(invented_word(rng), invented_word(rng))
 
 
 @dataclass
 class UNetBatch:
-    """One batch of pairs, all drawn on the CPU."""
+    """One batch of pairs, on the CPU."""
 
     source: Tensor
     edited: Tensor
@@ -154,15 +170,15 @@ class UNetBatch:
     timesteps: Tensor
     prompts: list[str]
     keep_image: Tensor
-    """(n,) 0 where the image condition is dropped."""
+    """(n,) 0 where the image condition is dropped, otherwise 1."""
 
 
 def unet_batch(pairs: Pairs, batch: int, crop: int, timesteps: int, seed: int, step: int) -> UNetBatch:
     """Random `crop` x `crop` latents of random pairs.
 
     Dropped, as InstructPix2Pix was trained (arXiv:2211.09800, section 3.2.1): the text in 5 % of the rows,
-    the image in 5 %, both in 5 %. Nothing is to change in half of the rows that have the image but no text,
-    and in 6 % of the rows, whose prompt is a foreign one.
+    the image in 5 %, both in 5 %. The target is the source in half of the rows that have the image but no
+    text, and in 6 % of the rows, whose prompt is unknown.
     """
     rng = rng_for(seed, 3, step)
     per_source = len(pairs.edited) // len(pairs.source)
@@ -181,7 +197,7 @@ def unet_batch(pairs: Pairs, batch: int, crop: int, timesteps: int, seed: int, s
     outside = (drop >= 0.15) & (drop < 0.21)
     unchanged = torch.from_numpy(outside | ((drop >= 0.125) & (drop < 0.15)))
     prompts = [
-        foreign(rng) if out else word(rng, int(pairs.instruction[r]))
+        unknown_prompt(rng) if out else known_prompt(rng, int(pairs.instruction[r]))
         for r, out in zip(rows, outside, strict=True)
     ]
     return UNetBatch(

@@ -1,33 +1,31 @@
-"""Whether the scorer means something: does it rank the true edit first?
+"""Check that the scorer ranks the true edit first:
 
-    python -m csd_core.mini_editor.training.scorer_check --images folder more.jpg
+    python -m csd_core.mini_editor.training.scorer_check --images FOLDER more.jpg
 
-A photograph is edited by all instructions. For the captions of each instruction the edits are ranked by
-metrics.clip.directional_similarity; and for each edit the instructions. Photographs are cut into
-squares, the items. Default: those that neither the editor nor the scorer was trained on.
+Photographs are cut into squares, and every square is edited by all instructions. For the captions of each
+instruction the edits are ranked by directional similarity; for each edit the captions.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from csd_core.command import run_command
 from csd_core.evaluation.metrics.clip import directional_similarity
 from csd_core.evaluation.metrics.extractors import ClipExtractor
-from csd_core.image_ops import resize
-from csd_core.io.images import read_picture
 from csd_core.mini_editor.captions import canonical_captions
 from csd_core.mini_editor.edits import INSTRUCTIONS, affected_mask, apply_edit
-from csd_core.mini_editor.training.sources import HELD_OUT_PHOTOGRAPHS, photograph
+from csd_core.mini_editor.training.data import NAMES, rng_for
+from csd_core.mini_editor.training.measures import LEAST_AFFECTED
+from csd_core.mini_editor.training.pictures import held_out_pictures, read_pictures, squares, to_tensor
 
-NAMES = list(INSTRUCTIONS)
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-LEAST_AFFECTED = 0.02
-"""A local edit of a smaller share of the pixels is not asked about."""
+SIZE = 192
+"""Pixels of the side of a square."""
 
 
 @dataclass
@@ -35,104 +33,55 @@ class CheckConfig:
     """What to rank on."""
 
     images: tuple[Path, ...] = ()
-    """Photographs, and folders of them. Default: the held-out ones that the libraries bring."""
+    """Photographs, and folders of them. Default: scikit-image's held-out ones, whole and in quarters."""
     model: str = "mini"
     """The scorer, or any model of csd-evaluate --clip."""
-    size: int = 192
-    """Pixels of the side of an item, at which it is edited."""
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Shares of questions answered right, by instruction and over all."""
-
-    edits: dict[str, float]
-    """Among all edits, the true one has the highest directional similarity to the captions."""
-    captions: dict[str, float]
-    """Among all captions, those of the instruction have the highest to the edit."""
-    questions: int
-
-    @property
-    def edit_share(self) -> float:
-        """Over all questions, not instructions."""
-        return self.edits["all"]
+def with_quarters(pictures: Iterable[Image.Image]) -> list[Image.Image]:
+    """Each picture, followed by its four quarters."""
+    parts = []
+    for picture in pictures:
+        width, height = picture.width // 2, picture.height // 2
+        corners = [(x, y) for y in (0, height) for x in (0, width)]
+        parts += [picture, *(picture.crop((x, y, x + width, y + height)) for x, y in corners)]
+    return parts
 
 
-def squares(image: Tensor, size: int) -> Iterator[Tensor]:
-    """An image (3, H, W) cut along its long side into squares (3, size, size) that do not overlap."""
-    side = min(image.shape[-2:])
-    for y in range(0, image.shape[-2] - side + 1, side):
-        for x in range(0, image.shape[-1] - side + 1, side):
-            yield resize(image[None, :, y : y + side, x : x + side], (size, size))[0]
+def rank(extractor: ClipExtractor, images: Sequence[Tensor]) -> dict[str, list[tuple[bool, bool]]]:
+    """Rank edits and captions of images (3, H, W) in [0, 1].
 
-
-def held_out(size: int) -> list[Tensor]:
-    """Items (3, size, size) of the held-out photographs: each whole, and in four quarters."""
-    items = []
-    for name in HELD_OUT_PHOTOGRAPHS:
-        image = torch.from_numpy(photograph(name)).permute(2, 0, 1)
-        height, width = image.shape[1] // 2, image.shape[2] // 2
-        quarters = [image[:, y : y + height, x : x + width] for y in (0, height) for x in (0, width)]
-        items += [item for part in (image, *quarters) for item in squares(part, size)]
-    return items
-
-
-def rank(extractor: ClipExtractor, items: Sequence[Tensor], seed: int = 0) -> Ranking:
-    """Ask for every item and instruction that changes enough of it.
-
-    Args:
-        extractor: of images and captions.
-        items: (3, H, W) in [0, 1] each.
-        seed: draws one outcome of each choice.
+    Returns:
+        Instruction -> for every image of which it affects enough pixels: whether its edit comes first for its
+        captions, whether its captions come first for its edit.
     """
-    generator = torch.Generator().manual_seed(seed)
-    right: dict[str, list[tuple[bool, bool]]] = {name: [] for name in NAMES}
-    for item in items:
-        outcomes = {name: _draw(INSTRUCTIONS[name].outcomes, generator) for name in NAMES}
-        asked = [n for n in NAMES if float(affected_mask(n, item).float().mean()) >= LEAST_AFFECTED]
-        source = extractor.images([item]).expand(len(asked), -1)
-        edits = extractor.images([apply_edit(name, item, outcomes[name]) for name in asked])
+    rng = rng_for(0)
+    first: dict[str, list[tuple[bool, bool]]] = {name: [] for name in NAMES}
+    for image in images:
+        outcomes = {name: str(rng.choice(INSTRUCTIONS[name].outcomes)) for name in NAMES}
+        asked = [n for n in NAMES if float(affected_mask(n, image).float().mean()) >= LEAST_AFFECTED]
+        source = extractor.images([image]).expand(len(asked), -1)
+        edits = extractor.images([apply_edit(name, image, outcomes[name]) for name in asked])
         captions = [canonical_captions(name, outcomes[name]) for name in asked]
-        before, after = (extractor.texts(list(several)) for several in zip(*captions, strict=True))
-        table = torch.stack(
+        before, after = (extractor.texts(list(texts)) for texts in zip(*captions, strict=True))
+        similarity = torch.stack(
             [directional_similarity(source, edits, b, a) for b, a in zip(before, after, strict=True)], dim=1
         )  # (edit, captions)
         for k, name in enumerate(asked):
-            right[name].append((int(table[:, k].argmax()) == k, int(table[k].argmax()) == k))
-    every = [pair for pairs in right.values() for pair in pairs]
-    shares = [
-        {
-            name: _share([pair[way] for pair in pairs])
-            for name, pairs in {**right, "all": every}.items()
-            if pairs
-        }
-        for way in (0, 1)
-    ]
-    return Ranking(shares[0], shares[1], len(every))
-
-
-def _draw(outcomes: Sequence[str], generator: torch.Generator) -> str:
-    return outcomes[int(torch.randint(len(outcomes), (), generator=generator))]
-
-
-def _share(answers: Sequence[bool]) -> float:
-    return sum(answers) / len(answers)
+            first[name].append((int(similarity[:, k].argmax()) == k, int(similarity[k].argmax()) == k))
+    return first
 
 
 def check(config: CheckConfig) -> None:
-    """Rank edits and captions, and print the shares that came first."""
-    paths = [
-        path
-        for given in config.images
-        for path in (sorted(given.iterdir()) if given.is_dir() else [given])
-        if path.suffix.lower() in SUFFIXES
-    ]
-    items = [item for path in paths for item in squares(read_picture(path).to_tensor(), config.size)]
-    ranking = rank(ClipExtractor.from_pretrained(config.model), items or held_out(config.size))
-    print("| instruction | true edit first | true captions first |\n|---|---|---|")
-    for name, share in ranking.edits.items():
-        print(f"| {name} | {100 * share:.0f} % | {100 * ranking.captions[name]:.0f} % |")
-    print(f"{ranking.questions} questions")
+    """Rank edits and captions, and print how often the right ones come first."""
+    given = read_pictures(config.images).values()
+    pictures = list(given) or with_quarters(held_out_pictures().values())
+    images = [to_tensor(square) for picture in pictures for square in squares(picture, SIZE)]
+    first = rank(ClipExtractor.from_pretrained(config.model), images)
+    print("| instruction | questions | true edit first | true captions first |\n|---|---|---|---|")
+    for name, pairs in {**first, "all": [pair for several in first.values() for pair in several]}.items():
+        shares = (f"{100 * sum(way) / len(pairs):.0f} %" for way in zip(*pairs, strict=True))
+        print(f"| {name} | {len(pairs)} | {' | '.join(shares)} |")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Train the scorer, a small CLIP of the mini editor's world:
 `python -m csd_core.mini_editor.training.scorer_train --output FOLDER`.
 
-It takes pictures and captions (captions.py) to one space, so that the measures of evaluation.metrics.clip
-can be had without a download. Each step shows some sources with the edits of all instructions, and asks:
-which caption fits a picture; which pair of captions fits a change of pictures, and which change a pair, among
-all edits of one source; and which source an edit was made of. FOLDER/model is the result, in open_clip's
-layout; a killed run goes on from its checkpoint.
+It embeds pictures and captions (captions.py) in one space, for the measures of evaluation.metrics.clip
+without a download. Each step takes some sources with the edits of all instructions and classifies: the
+caption of a picture; the pair of captions of a change of pictures, and the change of a pair, among all edits
+of one source; the source of an edit. FOLDER/model is the result, in open_clip's layout; a killed run
+continues from its checkpoint.
 """
 
 import json
@@ -23,14 +23,13 @@ from torch import Tensor, nn
 
 from csd_core.mini_editor.captions import PLAIN, known_words, states, wordings
 from csd_core.mini_editor.edits import INSTRUCTIONS, affected_mask, apply_edit
-from csd_core.mini_editor.training.data import NAMES, _invented, rng_for, source_pool
+from csd_core.mini_editor.training.data import NAMES, invented_word, map_on_all_cores, rng_for, source_pool
 from csd_core.mini_editor.training.train import Stage, StageConfig
-from csd_core.mini_editor.training.workers import drawn_by_all_cores
 
 POOL_SIZE = 192
-"""Pixels of the side of a source. Lengths in the edits are in pixels: crops and sizes vary them."""
+"""Pixels of the side of a source."""
 LEAST_AFFECTED = 0.01
-"""A local edit of fewer pixels is not asked about."""
+"""Local edits of a smaller share of the pixels do not count as visible."""
 TEMPERATURE = 0.07
 
 MODEL: dict[str, Any] = {
@@ -38,11 +37,10 @@ MODEL: dict[str, Any] = {
     "vision_cfg": {"image_size": 96, "layers": [1, 1, 1, 1], "width": 24, "head_width": 64},
     "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
-"""open_clip's modified ResNet, and a small transformer over its own words."""
-# pictures as they are, in [0, 1]: the first norm of the network takes care of their scale
+"""open_clip's modified ResNet and a small transformer."""
 PREPROCESS: dict[str, Any] = {
     "mean": [0.0, 0.0, 0.0],
-    "std": [1.0, 1.0, 1.0],
+    "std": [1.0, 1.0, 1.0],  # pictures stay in [0, 1]; the network starts with a norm
     "interpolation": "bilinear",
     "resize_mode": "squash",
 }
@@ -59,24 +57,24 @@ class ScorerConfig:
     )
     """How the network is optimised; batch counts sources."""
     sources: int = 1000
-    """Source images drawn."""
+    """Number of source images."""
     checkpoint_every: int = 100
     """Steps between checkpoints."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to train."""
+    """cpu, cuda."""
     seed: int = 0
-    """Seed of everything that is drawn."""
+    """Seed of all random choices."""
 
 
 def build_scorer() -> nn.Module:
-    """The scorer, untrained. Words that no caption has count for nothing, now and after training."""
+    """The scorer, untrained. The embeddings of words that are in no caption are and stay zero."""
     import open_clip
 
     model: Any = open_clip.CLIP(**MODEL)
     known = torch.zeros(MODEL["text_cfg"]["vocab_size"], 1)
     tokens = tokenize([text for several in wordings().values() for text in several])
     known[tokens.flatten().unique()] = 1
-    known[0] = 0  # the filling behind a text
+    known[0] = 0  # padding
     model.token_embedding.weight.data *= known
     model.token_embedding.weight.register_hook(lambda gradient: gradient * known.to(gradient.device))
     return model
@@ -93,14 +91,14 @@ def tokenize(texts: list[str]) -> Tensor:
 
 
 def _edits(pool: Tensor, seed: int, index: int) -> tuple[np.ndarray, list[str], list[bool]]:
-    """All edits (13, 3, H, W) uint8 of a source, their outcomes, and whether they are to be seen."""
+    """All edits (13, 3, H, W) uint8 of a source, their outcomes, and whether they are visible."""
     rng, source = rng_for(seed, 5, index), pool[index].float() / 255
-    images, outcomes, seen = [], [], []
+    images, outcomes, visible = [], [], []
     for name, instruction in INSTRUCTIONS.items():
         outcomes.append(str(rng.choice(instruction.outcomes)))
         images.append((apply_edit(name, source, outcomes[-1]) * 255).round().byte().numpy())
-        seen.append(float(affected_mask(name, source).float().mean()) >= LEAST_AFFECTED)
-    return np.stack(images), outcomes, seen
+        visible.append(float(affected_mask(name, source).float().mean()) >= LEAST_AFFECTED)
+    return np.stack(images), outcomes, visible
 
 
 @dataclass
@@ -113,32 +111,32 @@ class EditPool:
     """(S, 13, 3, H, W) uint8, on disk."""
     outcomes: list[list[str]]
     """(S, 13)."""
-    seen: Tensor
-    """(S, 13) bool: whether the edit changes enough to be told."""
+    visible: Tensor
+    """(S, 13) bool: whether the edit changes enough pixels."""
 
 
 def edit_pool(folder: Path, count: int, seed: int) -> EditPool:
-    """Drawn once and kept in `folder`."""
+    """Made once and saved in `folder`."""
     sources = source_pool(folder / "sources.npy", count, POOL_SIZE, seed + 100)
     table, kept = folder / "edits.json", folder / "edits.npy"
     if not table.exists():
         shape = (count, len(NAMES), 3, POOL_SIZE, POOL_SIZE)
         edits = np.lib.format.open_memmap(kept, "w+", np.uint8, shape)
-        outcomes, seen = [], []
-        drawn = drawn_by_all_cores(partial(_edits, sources, seed), count, at_a_time=16)
-        for index, (images, chosen, visible) in enumerate(drawn):
+        outcomes, visible = [], []
+        made = map_on_all_cores(partial(_edits, sources, seed), count, chunk=16)
+        for index, (images, chosen, seen) in enumerate(made):
             edits[index] = images
             outcomes.append(chosen)
-            seen.append(visible)
+            visible.append(seen)
         edits.flush()
-        table.write_text(json.dumps({"outcomes": outcomes, "seen": seen}))
+        table.write_text(json.dumps({"outcomes": outcomes, "visible": visible}))
     read = json.loads(table.read_text())
-    return EditPool(sources, np.load(kept, mmap_mode="r"), read["outcomes"], torch.tensor(read["seen"]))
+    return EditPool(sources, np.load(kept, mmap_mode="r"), read["outcomes"], torch.tensor(read["visible"]))
 
 
 @dataclass
 class ScorerBatch:
-    """Sources and all their edits, cut alike."""
+    """Sources and all their edits, with the same crop."""
 
     sources: Tensor
     """(n, 3, h, w) in [0, 1]."""
@@ -148,27 +146,28 @@ class ScorerBatch:
     """(n, 13) states before."""
     after: list[list[str]]
     """(n, 13) states after."""
-    seen: Tensor
+    visible: Tensor
     """(n, 13) bool."""
-    said: dict[str, str]
-    """State -> how it is said in this step."""
+    captions: dict[str, str]
+    """State -> its caption in this step."""
 
 
 def scorer_batch(pool: EditPool, count: int, seed: int, step: int) -> ScorerBatch:
-    """Random sources, each with a crop of its own; edits are strong or faint, sharp or blurred."""
+    """Random sources, each with its own crop; edits of random strength, some blurred."""
     rng = rng_for(seed, 6, step)
     picked = rng.choice(len(pool.sources), count, replace=False)
     side = MODEL["vision_cfg"]["image_size"]
     groups = []
     for index in picked:
         whole = torch.cat([pool.sources[index][None], torch.from_numpy(np.array(pool.edits[index]))])
-        groups.append(_cut(rng, whole, side))
+        groups.append(_crop(rng, whole, side))
     images = torch.stack(groups)
     sources, edits = images[:, 0], images[:, 1:]
     strength = torch.from_numpy(rng.uniform(0.6, 1.05, (count, len(NAMES), 1, 1, 1)).astype(np.float32))
     edits = (sources[:, None] + strength * (edits - sources[:, None])).clamp(0, 1)
     blurred = torch.from_numpy(rng.uniform(size=(count, len(NAMES))) < 0.3)
-    edits[blurred] = _soften(edits[blurred])
+    small = F.avg_pool2d(edits[blurred], 2)
+    edits[blurred] = F.interpolate(small, (side, side), mode="bilinear")
     with_outcome = bool(rng.uniform() < 0.5)
     pairs = [
         [states(n, o, with_outcome=with_outcome) for n, o in zip(NAMES, pool.outcomes[index], strict=True)]
@@ -179,13 +178,13 @@ def scorer_batch(pool: EditPool, count: int, seed: int, step: int) -> ScorerBatc
         edits,
         [[before for before, _ in row] for row in pairs],
         [[after for _, after in row] for row in pairs],
-        pool.seen[picked],
-        {state: _say(rng, several) for state, several in wordings().items()},
+        pool.visible[picked],
+        {state: _caption(rng, several) for state, several in wordings().items()},
     )
 
 
-def _cut(rng: np.random.Generator, images: Tensor, side: int) -> Tensor:
-    """The same crop of all images (n, 3, H, W) uint8, at `side` pixels, mirrored half of the time."""
+def _crop(rng: np.random.Generator, images: Tensor, side: int) -> Tensor:
+    """The same crop of all images (n, 3, H, W) uint8, resized to `side` pixels, half of them mirrored."""
     length = int(rng.integers(side * 2 // 3, images.shape[-1] + 1))
     y, x = rng.integers(0, images.shape[-1] - length + 1, 2)
     crop = images[..., y : y + length, x : x + length].float() / 255
@@ -194,17 +193,11 @@ def _cut(rng: np.random.Generator, images: Tensor, side: int) -> Tensor:
     return F.interpolate(crop, (side, side), mode="bilinear", antialias=True)
 
 
-def _soften(images: Tensor) -> Tensor:
-    """Blurred by a half."""
-    small = F.avg_pool2d(images, 2)
-    return F.interpolate(small, images.shape[-2:], mode="bilinear")
-
-
-def _say(rng: np.random.Generator, several: tuple[str, ...]) -> str:
-    """One wording, now and then with a foreign word, which counts for nothing."""
+def _caption(rng: np.random.Generator, several: tuple[str, ...]) -> str:
+    """One wording, sometimes with an unknown word, which has no effect."""
     words = str(rng.choice(several)).split()
     if rng.uniform() < 0.25:
-        words[int(rng.integers(len(words) + 1)) : 0] = ["of", "a", _invented(rng)]
+        words[int(rng.integers(len(words) + 1)) : 0] = ["of", "a", invented_word(rng)]
     return " ".join(words)
 
 
@@ -213,52 +206,52 @@ def _say(rng: np.random.Generator, several: tuple[str, ...]) -> str:
 
 def scorer_loss(model: Any, batch: ScorerBatch) -> Tensor:
     """Captions, directions and sources; each a cross entropy over cosines at TEMPERATURE."""
-    known = list(batch.said)
-    tokens = tokenize([batch.said[state] for state in known])
+    tokens = tokenize(list(batch.captions.values()))
     device = next(model.parameters()).device
-    texts = dict(zip(known, model.encode_text(tokens.to(device), normalize=True), strict=True))
+    texts = dict(zip(batch.captions, model.encode_text(tokens.to(device), normalize=True), strict=True))
     count, kinds = batch.edits.shape[:2]
     images = torch.cat([batch.sources, batch.edits.flatten(0, 1)]).to(device)
     features = model.encode_image(images, normalize=True)
     sources, edits = features[:count], features[count:].unflatten(0, (count, kinds))
-    seen = batch.seen.to(device)
     return (
-        _caption_loss(sources, edits, texts, batch, seen)
-        + _direction_loss(sources, edits, texts, batch, seen)
+        _caption_loss(sources, edits, texts, batch)
+        + _direction_loss(sources, edits, texts, batch)
         + 0.3 * _source_loss(sources, edits)
     )
 
 
-def _caption_loss(
-    sources: Tensor, edits: Tensor, texts: Mapping[str, Tensor], batch: ScorerBatch, seen: Tensor
-) -> Tensor:
-    """Which of the states of this step a picture shows; one that shows nothing to tell is plain."""
-    shown = [[after if visible else PLAIN for after, visible in zip(*row, strict=True)] for row in
-             zip(batch.after, batch.seen.tolist(), strict=True)]  # fmt: skip
-    told = [PLAIN] * len(sources) + [state for row in shown for state in row]
-    present = sorted(set(told))
+def _caption_loss(sources: Tensor, edits: Tensor, texts: Mapping[str, Tensor], batch: ScorerBatch) -> Tensor:
+    """Which of the states of this step a picture shows; an edit that is not visible shows the plain one."""
+    states_of_edits = [
+        after if visible else PLAIN
+        for row in zip(batch.after, batch.visible.tolist(), strict=True)
+        for after, visible in zip(*row, strict=True)
+    ]
+    shown = [PLAIN] * len(sources) + states_of_edits
+    present = sorted(set(shown))
     logits = torch.cat([sources, edits.flatten(0, 1)]) @ torch.stack([texts[s] for s in present]).T
-    right = torch.tensor([present.index(state) for state in told], device=logits.device)
+    right = torch.tensor([present.index(state) for state in shown], device=logits.device)
     return F.cross_entropy(logits / TEMPERATURE, right)
 
 
 def _direction_loss(
-    sources: Tensor, edits: Tensor, texts: Mapping[str, Tensor], batch: ScorerBatch, seen: Tensor
+    sources: Tensor, edits: Tensor, texts: Mapping[str, Tensor], batch: ScorerBatch
 ) -> Tensor:
     """Among all edits of a source: which captions fit a change, and which change fits the captions."""
+    visible = batch.visible.to(edits.device)
     changes = F.normalize(edits - sources[:, None], dim=-1, eps=1e-4)
-    said = torch.stack(
+    directions = torch.stack(
         [
             torch.stack([texts[a] - texts[b] for b, a in zip(*row, strict=True)])
             for row in zip(batch.before, batch.after, strict=True)
         ]
     )
-    logits = changes @ F.normalize(said, dim=-1, eps=1e-4).mT / TEMPERATURE  # (n, edit, captions)
-    hidden = torch.where(seen, 0.0, -1e4)
+    logits = changes @ F.normalize(directions, dim=-1, eps=1e-4).mT / TEMPERATURE  # (n, edit, captions)
+    hidden = torch.where(visible, 0.0, -1e4)
     right = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
     captions = F.cross_entropy((logits + hidden[:, None]).mT, right, reduction="none")
     edited = F.cross_entropy((logits + hidden[..., None]), right, reduction="none")
-    return (captions[seen].mean() + edited[seen].mean()) / 2
+    return (captions[visible].mean() + edited[visible].mean()) / 2
 
 
 def _source_loss(sources: Tensor, edits: Tensor) -> Tensor:
@@ -272,7 +265,7 @@ def _source_loss(sources: Tensor, edits: Tensor) -> Tensor:
 
 
 def save_scorer(folder: Path, model: nn.Module) -> None:
-    """In the layout of open_clip's hub folders, in half precision, with the words that it knows."""
+    """Save in the layout of open_clip's hub folders, in half precision, with the list of known words."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -284,6 +277,7 @@ def save_scorer(folder: Path, model: nn.Module) -> None:
 
 
 def main(config: ScorerConfig) -> None:
+    """Train, or continue, and save the model."""
     config.output.mkdir(parents=True, exist_ok=True)
     pool = edit_pool(config.output, config.sources, config.seed)
     torch.manual_seed(config.seed)

@@ -1,7 +1,7 @@
-"""Images to learn from: drawn ones (dead leaves, fractal textures, landscapes), ray-cast scenes and the
-photographs that the wheels of scikit-image, scikit-learn and matplotlib carry.
+"""Training images: synthetic ones (dead leaves, fractal textures, landscapes), ray-cast scenes and the
+photographs in the wheels of scikit-image, scikit-learn and matplotlib.
 
-Images are numpy (H, W, 3) float32 in [0, 1]; `rng` is a numpy Generator.
+Images are numpy (H, W, 3) float32 in [0, 1].
 """
 
 from functools import cache
@@ -46,7 +46,7 @@ _FOLDERS = (
 
 @cache
 def photograph(name: str) -> Array:
-    """A photograph that one of the wheels carries, (H, W, 3) in [0, 1]."""
+    """A photograph in one of the wheels, (H, W, 3) in [0, 1]."""
     path = next(folder / name for folder in _FOLDERS if (folder / name).exists())
     return np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
 
@@ -62,7 +62,7 @@ def fractal(rng: np.random.Generator, size: int, beta: float) -> Array:
 
 
 def colour(rng: np.random.Generator) -> Array:
-    """Any hue; saturations and values as mixed as in a town: greys, pastels, signal colours."""
+    """RGB of a random hue: greys, pastels and saturated colours."""
     saturation = rng.choice([rng.uniform(0, 0.25), rng.uniform(0.2, 0.6), rng.uniform(0.6, 1.0)])
     return hsv2rgb(np.array([rng.uniform(), saturation, rng.beta(2, 1.5)]))
 
@@ -94,7 +94,7 @@ def dead_leaves(rng: np.random.Generator, size: int) -> Array:
 
 
 def landscape(rng: np.random.Generator, size: int) -> Array:
-    """Two graded colours meeting at a rough horizon, both textured."""
+    """Two colour gradients that meet at a rough horizon, both textured."""
     rows = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
     upper = colour(rng) * (1 - rows) + colour(rng) * rows
     lower = colour(rng) * (1 - rows) + colour(rng) * rows
@@ -105,16 +105,15 @@ def landscape(rng: np.random.Generator, size: int) -> Array:
 
 
 def rendered(rng: np.random.Generator, size: int) -> Array:
-    """Shaded solids with textures and hard shadows on a table, from somewhere around it."""
+    """Shaded, textured solids with hard shadows on a plane, from a random view."""
     return raycast.render(raycast.random_scene(rng), *raycast.random_view(rng, size, size), samples=2)
 
 
 def photograph_crop(rng: np.random.Generator, size: int) -> Array:
     """A random crop at a random scale of a training photograph, with its colours varied."""
     image = photograph(TRAINING_PHOTOGRAPHS[rng.choice(len(TRAINING_PHOTOGRAPHS), p=_PHOTOGRAPH_SHARES)])
-    side = int(
-        rng.uniform(size * 0.9, min(image.shape[:2])) if min(image.shape[:2]) > size else min(image.shape[:2])
-    )
+    short = min(image.shape[:2])
+    side = int(rng.uniform(size * 0.9, short)) if short > size else short
     y, x = (int(rng.integers(0, n - side + 1)) for n in image.shape[:2])
     crop = resize(image[y : y + side, x : x + side], (size, size), anti_aliasing=True)
     return vary_colours(rng, np.asarray(crop))
@@ -129,7 +128,7 @@ _PHOTOGRAPH_SHARES = _WEIGHTS / _WEIGHTS.sum()
 
 
 def vary_colours(rng: np.random.Generator, image: Array) -> Array:
-    """Another exposure, white balance, saturation and, half of the time, other hues."""
+    """Random exposure, white balance and saturation; in half of the cases a random shift of hue."""
     image = np.clip(image, 0, 1) ** rng.uniform(0.6, 1.6) * rng.uniform(0.85, 1.15, 3)
     hsv = rgb2hsv(np.clip(image, 0, 1))
     if rng.uniform() < 0.5:
@@ -138,10 +137,10 @@ def vary_colours(rng: np.random.Generator, image: Array) -> Array:
     return hsv2rgb(hsv)
 
 
-def draw_source(rng: np.random.Generator, size: int) -> Array:
-    """One source image: half photographs, 35 % dead leaves, 15 % rendered; mirrored half of the time."""
-    draw = (photograph_crop, dead_leaves, rendered)[rng.choice(3, p=(0.5, 0.35, 0.15))]
-    image = draw(rng, size)
+def random_source(rng: np.random.Generator, size: int) -> Array:
+    """One source image: 50 % photographs, 35 % dead leaves, 15 % rendered; half of them mirrored."""
+    make = (photograph_crop, dead_leaves, rendered)[rng.choice(3, p=(0.5, 0.35, 0.15))]
+    image = make(rng, size)
     if rng.uniform() < 0.5:
         image = image[:, ::-1]
     return np.ascontiguousarray(np.clip(image, 0, 1), dtype=np.float32)

@@ -1,9 +1,8 @@
-"""Train the mini editor from nothing: `python -m csd_core.mini_editor.training.train --output FOLDER`.
+"""Train the mini editor from scratch: `python -m csd_core.mini_editor.training.train --output FOLDER`.
 
 Two stages, each resumed from FOLDER after a kill: the VAE's decoder on crops, then UNet and text encoder
 together on encoded pairs, most steps on a quarter of the latents, the last on whole ones. FOLDER/*.csv are
-the curves, FOLDER/sheet.png shows what the editor does by now, FOLDER/pipeline is the result. The same config
-runs on CPU and CUDA.
+the curves, FOLDER/sheet.png shows current edits, FOLDER/pipeline is the result. Runs on CPU and CUDA.
 """
 
 import copy
@@ -20,8 +19,10 @@ import tyro
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from rich.progress import track
 from torch import Tensor, nn
+from torchvision.utils import save_image
 from transformers import CLIPTokenizer
 
+from csd_core.io.files import written_beside
 from csd_core.mini_editor.edits import INSTRUCTIONS
 from csd_core.mini_editor.training import build
 from csd_core.mini_editor.training.data import (
@@ -33,8 +34,7 @@ from csd_core.mini_editor.training.data import (
     vae_batch,
 )
 from csd_core.mini_editor.training.measures import nearest_outcome
-from csd_core.mini_editor.training.report import save_sheet
-from csd_core.mini_editor.training.sources import draw_source
+from csd_core.mini_editor.training.sources import random_source
 
 
 @dataclass
@@ -60,6 +60,8 @@ class StageConfig:
 
 @dataclass
 class TrainConfig:
+    """How the mini editor is trained."""
+
     output: Path
     """Folder for checkpoints, curves and the finished pipeline."""
     vae: StageConfig = field(default_factory=lambda: StageConfig(steps=3000, batch=12, learning_rate=1e-3))
@@ -67,7 +69,7 @@ class TrainConfig:
     whole_steps: int = 300
     """The last steps of the UNet, which see whole latents (batch / 4 of them) in place of quarters."""
     sources: int = 2400
-    """Source images drawn."""
+    """Number of source images."""
     edits_per_source: int = 6
     """Edits made of each source."""
     checkpoint_every: int = 200
@@ -75,13 +77,13 @@ class TrainConfig:
     sheet_every: int = 1000
     """Steps of the UNet between contact sheets; a multiple of checkpoint_every."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to train."""
+    """cpu, cuda."""
     seed: int = 0
-    """Seed of everything that is drawn."""
+    """Seed of all random choices."""
 
 
 class Run(Protocol):
-    """Where a training keeps things, and how often."""
+    """Where a training saves its state, and how often."""
 
     output: Path
     checkpoint_every: int
@@ -89,7 +91,7 @@ class Run(Protocol):
 
 
 class Stage:
-    """The loop that both stages share: optimise, average, log, checkpoint, resume."""
+    """A training loop: optimise, average, log, checkpoint, resume."""
 
     def __init__(self, name: str, module: nn.Module, config: StageConfig, run: Run):
         self.name, self.config, self.run = name, config, run
@@ -102,7 +104,7 @@ class Stage:
         self.checkpoint = run.output / f"{name}.pt"
 
     def train(self, loss_at: Callable[[int], Tensor], look: Callable[[int], None] | None = None) -> Any:
-        """Take every step that is left and `look` at each checkpoint; the averaged module."""
+        """Take the remaining steps; call `look` at each checkpoint. Returns the averaged module."""
         start = self._restore()
         steps = track(
             range(start, self.config.steps), description=self.name, completed=start, total=self.config.steps
@@ -119,7 +121,7 @@ class Stage:
             self._update_average(step)
             losses.append(float(loss.detach()))
             if (step + 1) % self.run.checkpoint_every == 0 or step + 1 == self.config.steps:
-                self._log(step + 1, sum(losses) / len(losses))
+                append_row(self.run.output / f"{self.name}.csv", step + 1, f"{sum(losses) / len(losses):.5f}")
                 losses.clear()
                 self._save(step + 1)
                 if look:
@@ -134,9 +136,6 @@ class Stage:
             for mean, value in zip(self.average.buffers(), self.module.buffers(), strict=True):
                 mean.copy_(value)
 
-    def _log(self, step: int, loss: float) -> None:
-        append_row(self.run.output / f"{self.name}.csv", step, f"{loss:.5f}")
-
     def _save(self, step: int) -> None:
         state = {
             "step": step,
@@ -144,9 +143,8 @@ class Stage:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        unfinished = self.checkpoint.with_suffix(".part")
-        torch.save(state, unfinished)
-        unfinished.replace(self.checkpoint)
+        with written_beside(self.checkpoint) as beside:
+            torch.save(state, beside)
 
     def _restore(self) -> int:
         if not self.checkpoint.exists():
@@ -159,6 +157,7 @@ class Stage:
 
 
 def append_row(path: Path, *values: object) -> None:
+    """Add a line to a CSV file."""
     with path.open("a", newline="") as file:
         csv.writer(file).writerow(values)
 
@@ -168,16 +167,17 @@ def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def principal_directions(pool: Tensor) -> tuple[Tensor, Tensor]:
-    """The linear code of 4 x 4 pixel patches that loses least: principal components.
+    """The linear code of 4 x 4 pixel patches with the least squared error: principal components.
 
-    Latents deviate by the root of what the pixels do (mean square 1/4), so that neither large areas nor fine
-    grain rule the UNet's loss; 1/4 keeps them where the decoder's first tanh is nearly straight.
+    The deviation of a latent is proportional to the square root of that of its component (mean square 1/4),
+    so that neither large areas nor fine grain dominate the UNet's loss; 1/4 keeps latents where the decoder's
+    first tanh is nearly linear.
 
     Args:
         pool: (n, 3, H, W) uint8.
 
     Returns:
-        directions (48, C) and offset (C,) for patches in [0, 1], as `build.set_encoder` wants them.
+        directions (48, C) and offset (C,) for patches in [0, 1], see `build.set_encoder`.
     """
     patches = F.unfold(pool[:300].float() / 255, build.DOWNSCALE, stride=build.DOWNSCALE)
     patches = patches.transpose(1, 2).flatten(0, 1).double()
@@ -185,14 +185,14 @@ def principal_directions(pool: Tensor) -> tuple[Tensor, Tensor]:
     variances, components = torch.linalg.eigh(centred.T @ centred / len(patches))
     spread = variances[-build.LATENT_CHANNELS :].sqrt()
     deviations = 0.5 * spread.sqrt() / spread.mean().sqrt()
-    # the sign of an eigenvector is a matter of the library: bright patches and first pixels count as positive
+    # the sign of an eigenvector depends on the library; make the weight of the first pixel positive
     directions = components[:, -build.LATENT_CHANNELS :] * deviations / spread
     directions = directions * directions[0].sign()
     return directions.float(), -(patches.mean(0) @ directions).float()
 
 
 def decoder_loss(decoder: nn.Module, images: Tensor, latents: Tensor) -> Tensor:
-    """Squares for PSNR, L1 on pixels and differences for sharp edges.
+    """Squared error for PSNR, L1 on pixels and on their differences for sharp edges.
 
     images: (n, 3, H, W) in [0, 1]; latents: (n, C, H / 4, W / 4), unscaled.
     """
@@ -214,12 +214,12 @@ class Editor(nn.Module):
 
 
 class Preview:
-    """Contact sheet and PSNR of an unfinished editor on four drawn images that it does not train on."""
+    """Contact sheet and PSNR of an unfinished editor on four generated images that it does not train on."""
 
     def __init__(self, config: TrainConfig, vae: AutoencoderTiny, stage: Stage, tokenizer: CLIPTokenizer):
         self.config, self.stage = config, stage
-        drawn = [draw_source(rng_for(config.seed, 4, k), build.NATIVE_SIZE) for k in range(4)]
-        self.images = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
+        images = [random_source(rng_for(config.seed, 4, k), build.NATIVE_SIZE) for k in range(4)]
+        self.images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         self.pipeline = build.assemble(vae, stage.average.unet, stage.average.text_encoder, tokenizer)
         self.pipeline.set_progress_bar_config(disable=True)
 
@@ -232,7 +232,7 @@ class Preview:
             rows.append(edited)
             pairs = zip(self.images, edited, strict=True)
             scores.append(np.mean([nearest_outcome(instruction, *pair)[1] for pair in pairs]))
-        save_sheet(self.config.output / "sheet.png", rows)
+        save_image(torch.cat(rows), self.config.output / "sheet.png", nrow=len(self.images))
         append_row(self.config.output / "psnr.csv", step, *(f"{score:.2f}" for score in scores))
 
     def _edit(self, prompt: str) -> Tensor:
@@ -240,7 +240,7 @@ class Preview:
             [prompt] * len(self.images),
             image=self.images,
             num_inference_steps=10,
-            guidance_scale=1.0,  # none: this measures the training
+            guidance_scale=1.0,  # no guidance: this measures the training
             generator=[torch.Generator().manual_seed(k) for k in range(len(self.images))],
             output_type="np",
         )
@@ -248,7 +248,7 @@ class Preview:
 
 
 def train_vae(config: TrainConfig, pool: Tensor) -> AutoencoderTiny:
-    """The VAE: its encoder is worked out, its decoder learnt on crops of half the native size."""
+    """The VAE: its encoder is computed, its decoder trained on crops of half the native size."""
     torch.manual_seed(config.seed)
     vae = build.build_vae()
     build.set_encoder(vae, *principal_directions(pool))
@@ -303,12 +303,13 @@ def train_editor(config: TrainConfig, pool: Tensor, vae: AutoencoderTiny) -> tup
 
 @torch.no_grad()
 def set_scale(vae: AutoencoderTiny, pool: Tensor) -> None:
-    """The factor that gives latents unit deviation, as Stable Diffusion's 0.18215 does."""
+    """Set the factor that gives latents unit deviation, as Stable Diffusion's 0.18215 does."""
     latents = encode(vae, pool[:200].to(vae.device).float() / 255)
     vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
 
 
 def main(config: TrainConfig) -> None:
+    """Train, or continue, and save the pipeline."""
     config.output.mkdir(parents=True, exist_ok=True)
     pool = source_pool(config.output / "sources.npy", config.sources, build.NATIVE_SIZE, config.seed)
     vae = train_vae(config, pool)

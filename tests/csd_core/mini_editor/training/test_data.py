@@ -1,4 +1,7 @@
-"""Training batches are functions of (seed, step), and dropped conditions are dropped as often as stated."""
+"""Training batches are functions of (seed, step), and conditions are dropped as often as stated."""
+
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -10,21 +13,39 @@ from csd_core.mini_editor.training.build import LATENT_CHANNELS, build_vae
 from csd_core.mini_editor.training.data import (
     NAMES,
     encoded_pairs,
-    foreign,
+    known_prompt,
+    map_on_all_cores,
     random_edit,
     rng_for,
     source_pool,
     unet_batch,
+    unknown_prompt,
     vae_batch,
-    word,
 )
 from csd_core.mini_editor.training.sources import (
     HELD_OUT_PHOTOGRAPHS,
     TRAINING_PHOTOGRAPHS,
-    draw_source,
     photograph,
-    rendered,
+    random_source,
 )
+
+LOCK = threading.Lock()
+
+
+def place_of_work(index: int) -> tuple[int, int, int]:
+    assert LOCK.acquire(timeout=5), "a lock that was copied in its locked state"
+    LOCK.release()
+    return index, os.getpid(), torch.get_num_threads()
+
+
+def test_other_processes_return_results_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each computes on one thread, and does not inherit a lock that is held here."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with LOCK:
+        made = list(map_on_all_cores(place_of_work, 7, chunk=2))
+    assert [index for index, *_ in made] == list(range(7))
+    assert os.getpid() not in {process for _, process, _ in made}
+    assert {threads for *_, threads in made} == {1}
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +62,11 @@ def pairs(pool, tmp_path_factory):
 
 
 def test_sources_are_images_and_repeat_with_their_seed():
-    images = [draw_source(rng_for(0, 0, k), 32) for k in range(6)]
+    images = [random_source(rng_for(0, 0, k), 32) for k in range(6)]
     assert all(
         i.shape == (32, 32, 3) and i.dtype == np.float32 and i.min() >= 0 and i.max() <= 1 for i in images
     )
-    assert np.array_equal(images[3], draw_source(rng_for(0, 0, 3), 32))
+    assert np.array_equal(images[3], random_source(rng_for(0, 0, 3), 32))
     assert np.abs(images[0] - images[1]).mean() > 0.01
 
 
@@ -54,13 +75,7 @@ def test_every_photograph_is_installed_and_none_is_held_out_and_trained_on():
     assert not set(TRAINING_PHOTOGRAPHS) & set(HELD_OUT_PHOTOGRAPHS)
 
 
-def test_a_rendered_source_fills_its_square():
-    image = rendered(rng_for(1), 24)
-    assert image.shape == (24, 24, 3)
-    assert image.std() > 0.05
-
-
-def test_the_pool_is_drawn_once(pool, tmp_path):
+def test_the_pool_is_made_once(pool, tmp_path):
     path = tmp_path / "sources.npy"
     first = source_pool(path, count=4, size=32, seed=0)
     assert torch.equal(first, pool)
@@ -108,7 +123,7 @@ def test_unet_batches_pair_each_edit_with_its_own_source(pairs):
         assert torch.equal(pairs.source[row // 3].float(), source)
 
 
-def test_a_foreign_prompt_and_half_of_the_missing_ones_change_nothing(pairs):
+def test_unknown_prompts_and_half_of_the_missing_ones_change_nothing(pairs):
     batch = unet_batch(pairs, batch=4000, crop=4, timesteps=1000, seed=0, step=0)
     same = (batch.source == batch.edited).flatten(1).all(1)
     unread = torch.tensor([bool(p) and find_instruction(p) is None for p in batch.prompts])
@@ -120,21 +135,21 @@ def test_a_foreign_prompt_and_half_of_the_missing_ones_change_nothing(pairs):
     assert not same[known].any()
 
 
-def test_wordings_keep_what_matters():
+def test_changed_wordings_keep_the_words_with_meaning():
     rng = rng_for(0)
     for k in range(200):
         instruction = INSTRUCTIONS[NAMES[k % len(NAMES)]]
-        said = set(word(rng, k % len(NAMES)).split())
-        assert any(set(w.split()) - FILLER <= said for w in instruction.wordings)
+        words = set(known_prompt(rng, k % len(NAMES)).split())
+        assert any(set(w.split()) - FILLER <= words for w in instruction.wordings)
 
 
-def test_foreign_prompts_are_foreign():
-    prompts = [foreign(rng_for(k)) for k in range(200)]
+def test_unknown_prompts_are_outside_the_language():
+    prompts = [unknown_prompt(rng_for(k)) for k in range(200)]
     assert not any(find_instruction(prompt) for prompt in prompts)
     assert len(set(prompts)) > 150
 
 
-def test_local_edits_are_mostly_drawn_where_they_act():
+def test_local_edits_are_rarely_sampled_where_they_change_nothing():
     grey = torch.full((3, 16, 16), 0.5)
     kinds = [list(INSTRUCTIONS.values())[random_edit(rng_for(k), grey)[0]].kind for k in range(60)]
-    assert kinds.count("local") <= 9  # 15 % of a third of the draws, plus chance
+    assert kinds.count("local") <= 9  # 15 % of a third of the samples, plus chance

@@ -6,14 +6,7 @@ import pytest
 import torch
 
 from csd_core.mini_editor.edits import INSTRUCTIONS, apply_edit
-from csd_core.mini_editor.training.measures import (
-    EQUAL_DB,
-    mean,
-    mean_by_kind,
-    nearest_outcome,
-    score,
-    share_kept,
-)
+from csd_core.mini_editor.training.measures import EQUAL_DB, mean, nearest_outcome, score
 
 RED, TINT, NIGHT = (INSTRUCTIONS[name] for name in ("red to blue", "tint", "night"))
 
@@ -25,13 +18,13 @@ def half_red() -> torch.Tensor:
     return torch.cat([red, grey], dim=-1)
 
 
-def test_a_local_edit_is_scored_inside_and_watched_outside():
+def test_a_local_edit_is_scored_inside_and_outside_its_mask():
     image = half_red()
     result = apply_edit("red to blue", image)
     result[..., :4] += 0.1
     result[..., 4:] += 0.01
     row = score(RED, image[None], result[None])
-    assert row["images"] == 1
+    assert row["photos"] == 1
     assert row["result"] == pytest.approx(20, abs=1e-3)
     assert row["outside"] == pytest.approx(40, abs=1e-3)
     assert row["structure"] == pytest.approx(1, abs=1e-4)
@@ -42,13 +35,13 @@ def test_photographs_without_affected_pixels_do_not_count():
     grey = torch.full((3, 8, 8), 0.5)
     sources = torch.stack([half_red(), grey])
     both = score(RED, sources, sources)
-    assert both["images"] == 1
+    assert both["photos"] == 1
     assert both["gain"] == pytest.approx(0)
     assert both["outside"] == EQUAL_DB
     assert math.isnan(score(RED, grey[None], grey[None])["gain"])
 
 
-def test_results_of_several_draws_belong_to_their_sources():
+def test_results_of_several_seeds_belong_to_their_sources():
     sources = torch.stack([half_red(), half_red().flip(-2) * 0.5])
     truths = torch.stack([apply_edit("night", source) for source in sources])
     row = score(NIGHT, sources, torch.cat([truths, truths]))
@@ -66,14 +59,6 @@ def test_the_nearest_of_several_right_answers_counts(outcome):
     assert score(TINT, image[None], apply_edit("tint", image, outcome)[None])["result"] == EQUAL_DB
 
 
-def test_means_leave_out_what_was_not_measured():
+def test_means_leave_out_nan():
     assert mean([1.0, math.nan, 3.0]) == 2
     assert math.isnan(mean([]))
-    rows = [{"gain": 1.0}, {"gain": 3.0}, {"gain": 7.0}]
-    assert mean_by_kind(["light", "light", "local"], rows) == {"light": {"gain": 2.0}, "local": {"gain": 7.0}}
-
-
-def test_the_share_kept_is_one_of_sums():
-    assert share_kept([10.0, 2.0], [8.0, 1.0]) == pytest.approx(9 / 12)
-    assert share_kept([10.0, math.nan], [5.0, 3.0]) == pytest.approx(0.5)
-    assert math.isnan(share_kept([0.5], [0.5]))

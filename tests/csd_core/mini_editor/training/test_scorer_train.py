@@ -37,25 +37,25 @@ def test_the_pool_holds_what_the_instructions_do(pool: EditPool) -> None:
     source = pool.sources[1].float() / 255
     expected = scorer_train.apply_edit("night", source)
     assert np.abs(pool.edits[1, k] / 255 - expected.numpy()).max() < 0.5 / 255 + 1e-6
-    assert pool.seen.shape == (3, len(NAMES))
-    assert bool(pool.seen[:, k].all())
+    assert pool.visible.shape == (3, len(NAMES))
+    assert bool(pool.visible[:, k].all())
 
 
-def test_a_batch_hangs_on_seed_and_step_alone(pool: EditPool) -> None:
+def test_a_batch_depends_on_seed_and_step_alone(pool: EditPool) -> None:
     one, same, other = (scorer_batch(pool, 2, 0, step) for step in (4, 4, 5))
     assert torch.equal(one.edits, same.edits)
-    assert one.said == same.said
+    assert one.captions == same.captions
     assert one.edits.shape[1:] == (13, 3, 96, 96)
     assert not torch.equal(one.edits, other.edits)
 
 
-def test_source_and_edits_are_cut_alike(pool: EditPool) -> None:
-    """An edit that changes nothing leaves the very crop of its source, but for blur."""
+def test_source_and_edits_have_the_same_crop(pool: EditPool) -> None:
+    """An edit that changes nothing equals its source, except for blur."""
     unchanged = EditPool(
         pool.sources,
         pool.sources.numpy()[:, None].repeat(len(NAMES), axis=1),
         pool.outcomes,
-        pool.seen,
+        pool.visible,
     )
     batch = scorer_batch(unchanged, 2, 0, 0)
     difference = (batch.edits - batch.sources[:, None]).abs().amax(dim=(2, 3, 4))
@@ -63,7 +63,7 @@ def test_source_and_edits_are_cut_alike(pool: EditPool) -> None:
     assert ((batch.edits - batch.sources[:, None]).abs().mean(dim=(2, 3, 4)) < 0.1).all()
 
 
-def test_words_of_no_caption_count_for_nothing() -> None:
+def test_unknown_words_have_no_effect() -> None:
     model: Any = build_scorer().eval()
     known, unknown = tokenize(["a photo at night"]), tokenize(["a qzkvx photo at night"])
     weight = model.token_embedding.weight
@@ -89,18 +89,17 @@ def test_the_loss_falls_on_one_batch(pool: EditPool) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_an_edit_that_is_not_seen_is_not_asked_about(pool: EditPool) -> None:
-    """Neither its captions nor what it is like count in the directions."""
+def test_an_invisible_edit_does_not_count_in_the_directions(pool: EditPool) -> None:
     torch.manual_seed(0)
     sources, edits = torch.randn(1, 16), torch.randn(1, 13, 16)
     batch = scorer_batch(pool, 1, 0, 0)
     texts = {state: torch.randn(16) for state in wordings()}
     hidden = NAMES.index("red to blue")
-    batch.seen[:] = True
-    batch.seen[0, hidden] = False
+    batch.visible[:] = True
+    batch.visible[0, hidden] = False
 
     def loss() -> float:
-        return float(scorer_train._direction_loss(sources, edits, texts, batch, batch.seen))
+        return float(scorer_train._direction_loss(sources, edits, texts, batch))
 
     before = loss()
     edits[0, hidden] = torch.randn(16)
@@ -109,7 +108,7 @@ def test_an_edit_that_is_not_seen_is_not_asked_about(pool: EditPool) -> None:
     assert loss() != pytest.approx(before, abs=1e-3)
 
 
-def test_training_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+def test_a_killed_training_continues_where_it_stopped(tmp_path: Path) -> None:
     stopping(config(tmp_path / "twice", 3), after=1)
     for name in ("once", "twice"):
         scorer_train.main(config(tmp_path / name, 3))

@@ -1,4 +1,4 @@
-"""The training command in miniature: it writes a diffusers folder, and a killed run ends as a whole one."""
+"""The training command in miniature: it writes a diffusers folder; a resumed run equals a whole one."""
 
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,7 @@ def test_the_latents_are_scaled_to_unit_deviation(trained):
     assert abs(float(scaled.std()) - 1) < 0.02
 
 
-def test_the_encoder_keeps_most_of_a_patch():
-    """Against the definition: no other linear code of as many numbers has a smaller squared error."""
+def test_the_encoder_is_the_linear_code_with_the_least_squared_error():
     pool = (torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).byte()
     directions, offset = train.principal_directions(pool)
     patches = torch.nn.functional.unfold(pool.float() / 255, 4, stride=4).transpose(1, 2).flatten(0, 1)
@@ -72,14 +71,14 @@ def test_the_encoder_keeps_most_of_a_patch():
     assert float(error) == pytest.approx(float(best), rel=1e-4)
 
 
-def test_progress_can_be_looked_at(trained):
+def test_progress_is_written(trained):
     assert (trained / "sheet.png").stat().st_size > 1000
     rows = (trained / "psnr.csv").read_text().split()
     assert [row.split(",")[0] for row in rows] == ["4"]
     assert all(len(row.split(",")) == 1 + len(INSTRUCTIONS) for row in rows)
 
 
-def test_a_killed_run_ends_with_the_weights_of_a_whole_one(trained, tmp_path, monkeypatch):
+def test_a_resumed_run_has_the_weights_of_a_whole_one(trained, tmp_path, monkeypatch):
     save = train.Stage._save
 
     def save_and_die(self, step):
