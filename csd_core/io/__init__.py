@@ -1,1 +1,1 @@
-"""Files in and out: pictures of 8 and 16 bits with what comes with them, written all or nothing."""
+"""Reading and writing images of 8 and 16 bits with their metadata, and videos; written all or nothing."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and checks of a path before the work begins."""
+"""Files that are written whole or not at all, and checks of a path before the work starts."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from csd_core.errors import UserError
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """A hidden path in the folder of `path`, same suffix, that takes its place when the block ends well.
+    """A hidden path in the folder of `path`, same suffix; replaces it if the block raises nothing.
 
     The folder is made if it is missing. After an exception nothing is left behind and `path` is as it was.
     """
@@ -29,9 +29,9 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_beside(path: Path) -> Iterator[Path]:
-    """As written_beside, for a folder: an empty one that takes the place of `path` when the block ends well.
+    """As written_beside, for a folder: an empty one; replaces `path` if the block raises nothing.
 
-    What `path` holds then is lost: the caller knows that it may be.
+    What `path` held is lost; the caller has to check that it may be.
     """
     path = path.resolve()  # a link to a folder stays one
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def check_output(output: Path, source: Path, *, folder_allowed: bool = False) ->
 
 
 def unreadable(path: Path, error: PermissionError) -> UserError:
-    """What to raise of a file that may not be read."""
+    """The error for a file without permission to read."""
     return UserError(f"{path}: expected a file that can be read, got {error.strerror}; change it")
 
 

@@ -32,7 +32,7 @@ _SIDE_LIMITS = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 _MARKER_BYTES = 65_000  # EXIF and XMP have one segment of a JPEG each, of 64 KiB with its header
 _ORIENTATION, _EXIF, _GPS = ExifTags.Base.Orientation, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
-# Tags of the first directory that describe the photo: description, camera, software, dates, people, rating,
+# Tags of the first directory that describe the photo: description, camera, software, dates, artist, rating,
 # titles. The others describe the file, which changes.
 _PHOTO_TAGS = (270, 271, 272, 305, 306, 315, 316, 18246, 33432, 40091, 40092, 40093, 40094, 40095)
 _NOT_COPIED = (ExifTags.IFD.MakerNote, ExifTags.IFD.Interop)  # hold offsets that do not survive a rewrite
@@ -274,7 +274,7 @@ def rgb_pixels(path: Path, image: Image.Image) -> np.ndarray:
     expect(image.mode not in ("I", "F"), str(path), "8 or 16 bits per channel", got)
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint16)
-        return _with_key(np.repeat(grey[..., None], 3, axis=2), image.info.get("transparency"))
+        return _with_key(np.repeat(grey[..., None], 3, axis=2), image)
     if image.mode == "CMYK":
         image = _from_cmyk(image)
     return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
@@ -292,7 +292,7 @@ def _read_with_pillow(path: Path, max_pixels: int) -> Picture:
         with suppress(Exception):  # damaged EXIF raises anything; the picture can be read without
             exif = image.getexif()
         kept = _photo_exif(exif)
-        with pillow_limit(max_pixels):  # an icon may hold a picture larger than it says
+        with pillow_limit(max_pixels):  # an icon may hold a picture larger than its header states
             image.load()  # raises if the file is cut off; OpenCV may fill up with black
         if stored in ("RGB;16B", "RGBA;16B", "LA;16B"):
             pixels = _png_16(path, image, alpha=stored != "RGB;16B")
@@ -365,14 +365,12 @@ def _png_16(path: Path, image: Image.Image, *, alpha: bool) -> np.ndarray:
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         raise OSError("OpenCV cannot decode it")
-    if alpha:
-        return pixels[..., [2, 1, 0, 3]]
-    return _with_key(pixels[..., 2::-1], image.info.get("transparency"))
+    return pixels[..., [2, 1, 0, 3]] if alpha else _with_key(pixels[..., 2::-1], image)
 
 
-def _with_key(pixels: np.ndarray, key: Any) -> np.ndarray:
-    """RGB uint16 (H, W, 3); with a key, one colour of a PNG that is transparent, RGBA."""
-    if key is None:
+def _with_key(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """RGB uint16 (H, W, 3); RGBA if one colour of the PNG is transparent."""
+    if (key := image.info.get("transparency")) is None:
         return pixels
     alpha = np.where((pixels == np.asarray(key, np.uint16)).all(axis=2), 0, 65535).astype(np.uint16)
     return np.dstack([pixels, alpha])
@@ -529,7 +527,7 @@ def _append_folder(path: Path, folder: int, entries: dict[int, Any]) -> None:
         for tag, value in entries.items():
             directory[tag] = _text_as_bytes(value)
         end = tiff.filehandle.size
-        offset = end + end % 2  # directories begin at even offsets
+        offset = end + end % 2  # directories start at even offsets
         tiff.filehandle.seek(end)
         tiff.filehandle.write(bytes(offset - end) + directory.tobytes(offset))
         place = tiff.pages.first.tags[folder - 1]

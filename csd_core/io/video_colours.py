@@ -1,6 +1,6 @@
-"""How videos code colours, and their pixels to and from RGB of 8 bits.
+"""How videos code colours, and conversion of their pixels to and from RGB of 8 bits.
 
-The colour tags of a frame say how; where they are missing, what players assume. HDR keeps its curve.
+The colour tags of a frame decide; where they are missing, the defaults of players. HDR keeps its curve.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 EXACT |= Interpolation.FULL_CHR_H_INP
-"""How swscale converts pixels without losing more than it must."""
+"""The most exact conversion of swscale."""
 MATRIX_RGB = 0
 """Colours.matrix, an AVColorSpace, of what is coded as RGB."""
 
@@ -29,22 +29,22 @@ class Colours(NamedTuple):
 
     @property
     def range(self) -> ColorRange:
-        """Of the levels: all of them, or those of television."""
+        """Full range, or the limited one of television."""
         return ColorRange.JPEG if self.full else ColorRange.MPEG
 
     @property
     def space(self) -> int:
-        """The matrix as swscale counts it."""
+        """The matrix in the numbers of swscale."""
         return Colorspace.ITU601 if self.matrix in (_BT470BG, _SMPTE170M) else self.matrix
 
     @property
     def is_hdr(self) -> bool:
-        """The curve is one of HDR."""
+        """Whether the transfer curve is PQ or HLG."""
         return self.transfer in _HDR
 
 
 def untagged_colours(height: int) -> Colours:
-    """How players take a video without tags."""
+    """What players assume of a video without tags."""
     return Colours(_BT709 if height >= 720 else _SMPTE170M, False, _UNKNOWN, _UNKNOWN)
 
 
@@ -68,7 +68,7 @@ def to_rgb(frame: VideoFrame, convert: VideoReformatter, colours: Colours | None
 def from_rgb(
     frame: VideoFrame, convert: VideoReformatter, colours: Colours | None, pixel_format: str
 ) -> VideoFrame:
-    """An RGB frame as an encoder takes it, with its tags."""
+    """An RGB frame in the pixel format of an encoder, with colour tags."""
     target = {"dst_colorspace": colours.space, "dst_color_range": colours.range} if colours else {}
     settings: dict[str, Any] = {**target, "interpolation": EXACT}
     coded = convert.reformat(frame, format=pixel_format, **settings)

@@ -1,4 +1,4 @@
-"""Frames encoded into files by FFmpeg, with their times, colours and sound, as a Coding says."""
+"""Encode frames into files by FFmpeg, with times, colours and sound; a Coding holds the settings."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ ANIMATIONS = {".gif": "gif", ".webp": "webp"}
 _CONTAINER_OPTIONS = {
     "mp4": {"movflags": "+faststart"},  # a browser shows it before it has the whole file
     "mov": {"movflags": "+faststart"},
-    "webp": {"loop": "0"},  # for ever, as a GIF does by default
+    "webp": {"loop": "0"},  # endlessly, as a GIF by default
 }
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -154,7 +154,7 @@ class Muxer:
 
     def _mux(self, packets: Iterable[Packet]) -> None:
         for packet in packets:
-            # encoders do not pass on how long a frame is shown; the last one has no next to tell
+            # encoders drop the durations of frames, and that of the last one follows from nothing else
             if packet.pts is not None and packet.pts in self._lengths:
                 packet.duration = self._lengths[packet.pts]
             self._container.mux(packet)

@@ -51,7 +51,7 @@ class Frame(NamedTuple):
 
 
 class Source:
-    """Yields frames, from the beginning at every iteration. Can be pickled: ranks send it to each other.
+    """Yields frames, from the beginning at every iteration. Can be pickled: rank 0 sends it to the others.
 
     Attributes:
         has_sound: the file has sound.
@@ -181,7 +181,7 @@ def _is_cut_off(path: Path) -> bool:
     """Whether an mp4, mov, mkv, webm or AVI should be longer by the lengths of its parts.
 
     FFmpeg takes the end of such a file for the end of the video: neither err_detect nor the flags of packets
-    and frames tell of what is missing.
+    and frames report what is missing.
     """
     at, size = 0, path.stat().st_size
     with path.open("rb") as file:
@@ -200,7 +200,7 @@ def _part_length(start: bytes) -> int:
         length = int.from_bytes(start[:4], "big")
         return int.from_bytes(start[8:16], "big") if length == 1 else length
     if start[:4] in (_EBML, _SEGMENT) and len(start) > 4 and start[4]:
-        extra = 8 - start[4].bit_length()  # the leading one says how many bytes follow
+        extra = 8 - start[4].bit_length()  # the leading one counts the bytes that follow
         length = int.from_bytes(start[4 : 5 + extra], "big") - (1 << 7 * (extra + 1))
         is_known = length != (1 << 7 * (extra + 1)) - 1
         return 5 + extra + length if is_known else 0
@@ -277,7 +277,7 @@ def _is_animation(path: Path) -> bool:
     try:
         with _open_animation(path) as image:
             return image.format == "GIF" or getattr(image, "is_animated", False)
-    except Exception:  # something else, or damaged: its decoder says so
+    except Exception:  # something else, or damaged: its decoder reports that
         return False
 
 

@@ -1,6 +1,6 @@
 """Write edited videos, all or nothing, and check beforehand that it can be done.
 
-The suffix of the output says what it becomes: a video, an animation or a folder of PNGs.
+The suffix of the output decides what it becomes: a video, an animation or a folder of PNGs.
 """
 
 import os
@@ -27,13 +27,13 @@ def check_can_write(
 ) -> list[str]:
     """Check, before any long work, that the video can be written to `output`. A frame is encoded to try it.
 
-    The suffix says what is written: .mp4 .mov .mkv .webm .gif .webp; without one, a folder of PNGs.
+    The suffix decides what is written: .mp4 .mov .mkv .webm .gif .webp; without one, a folder of PNGs.
 
     Returns:
         What a user should know of the output, those of video.notes among it.
 
     Raises:
-        UserError: unknown suffix, the codec is not there, does not fit or refuses the size, the sound does
+        UserError: unknown suffix, the codec is missing, does not fit or refuses the size, the sound does
             not fit, or what is at `output` must not be replaced.
     """
     notes = list(video.notes)
@@ -57,7 +57,7 @@ class VideoWriter:
     """Write the frames of an edited video, all or nothing: use it as a context manager.
 
     Times, pixel shape, colour tags, metadata and sound are those of `video`. Where the container or the codec
-    cannot hold them, check_can_write says so.
+    cannot hold them, check_can_write returns a note.
 
     Args:
         output: see check_can_write.

@@ -1,7 +1,7 @@
 """Videos as callers read them: what a file or a folder of pictures holds, and its frames.
 
-Frames are decoded one after the other whenever they are asked for; none is kept. Times are exact fractions of
-seconds. Pixels are upright RGB of 8 bits, as the colour tags of the video say; HDR keeps its curve. What is
+Frames are decoded one after the other on request; none is kept. Times are exact fractions of
+seconds. Pixels are upright RGB of 8 bits, as the colour tags of the video state; HDR keeps its curve. What is
 transparent becomes white, colour profiles of pictures are not applied.
 
 video_sources decodes, video_writer writes, video_masks reads masks.
@@ -23,7 +23,7 @@ from csd_core.io.video_colours import Colours, untagged_colours
 from csd_core.io.video_sources import DEFAULT_RATE, Frame, Source, open_source
 
 MAX_FRAMES = 3000
-"""So many frames may be selected by default."""
+"""Default limit of selected frames."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Video:
         indices: which frames of the file they are.
         total: frames in the file, as decoded.
         rate: of the selected frames per second, exactly; None where it varies. Pictures have DEFAULT_RATE.
-        has_sound: there is sound beside.
+        has_sound: the file has sound.
         start: time in the file when the first selected frame is shown, as written.
         sound_from: time in the file where a selection cuts the sound; None if it does not.
         sound_to: where it ends likewise.
         aspect: width of a pixel by its height.
         metadata: title and the like.
-        notes: what a user should know of what was read.
+        notes: what a user should know about the input.
         colours: how the file codes them; as an untagged video where it does not.
     """
 
@@ -83,7 +83,7 @@ class Video:
         return self._source.is_lossy
 
     def frames(self, ground: int = 255) -> Iterator[np.ndarray]:
-        """The selected frames in order, (H, W, 3) uint8, decoded as one goes, from the start at every call.
+        """The selected frames in order, (H, W, 3) uint8, decoded one by one, from the start at every call.
 
         Args:
             ground: level under what is transparent.
@@ -114,7 +114,7 @@ def read_video(
     max_frames: int = MAX_FRAMES,
     max_pixels: int = MAX_PIXELS,
 ) -> Video:
-    """Decode a whole video once, so that damage is found now, and say what is in it.
+    """Decode a whole video once, so that damage is found now, and return what is in it.
 
     A folder is read as the pictures in it, in the natural order of their names (2 before 10), at
     DEFAULT_RATE; hidden and other files are left out. A still picture is a video of one frame.
@@ -161,7 +161,7 @@ def read_video(
 
 
 class _Found(NamedTuple):
-    """What decoding all frames told."""
+    """What was found by decoding all frames."""
 
     first: Frame
     last: Frame
@@ -215,8 +215,8 @@ def _timeline(stamps: list[Fraction | None], last_length: Fraction, source: Sour
     if len(known) < len(stamps) or any(after <= before for before, after in pairwise(known)):
         rate, first = next(iter(source.rates), DEFAULT_RATE), min(known, default=Fraction(0))
         times = [first + k / rate for k in range(len(stamps))]
-        said = f"the video does not say when each frame is shown: {rate} frames per second are assumed"
-        return _Timeline(times, times[-1] + 1 / rate, rate, (said,))
+        note = f"the video does not state when each frame is shown: {rate} frames per second are assumed"
+        return _Timeline(times, times[-1] + 1 / rate, rate, (note,))
     rate = _rate(known, last_length, source)
     times = [known[0] + k / rate for k in range(len(known))] if rate else known
     usual = 1 / rate if rate else (known[-1] - known[-2] if len(known) > 1 else 1 / DEFAULT_RATE)
@@ -229,7 +229,7 @@ def _timeline(stamps: list[Fraction | None], last_length: Fraction, source: Sour
 
 
 def _rate(times: list[Fraction], last_length: Fraction, source: Source) -> Fraction | None:
-    """Frames per second that explain the times, but for their rounding to ticks; None if they vary."""
+    """Frames per second that explain the times up to their rounding to ticks; None if they vary."""
     steps = {after - before for before, after in pairwise(times)} or {last_length} - {0}
     even = [1 / step for step in steps] if len(steps) == 1 else []
     for rate in (*_likely(source.rates), *even):

@@ -1,4 +1,4 @@
-"""Makers of videos, animations and folders for the tests, by PyAV and Pillow alone, and what is in them."""
+"""Videos, animations and folders for the tests, made and read by PyAV and Pillow alone."""
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -156,7 +156,7 @@ def decoded(path: Path, **colours: Any) -> list[np.ndarray]:
 
 
 def copy(video: Video, output: Path, **settings: Any) -> list[str]:
-    """Write the frames as they are; what check_can_write says."""
+    """Write the frames unchanged; returns the notes of check_can_write."""
     notes = check_can_write(output, video, **settings)
     with VideoWriter(output, video, **settings) as writer:
         for frame in video.frames():
@@ -179,7 +179,7 @@ def apart(one: Any, other: Any) -> float:
 
 
 def refused(path: Path, **settings: Any) -> str:
-    """The one line that read_video says."""
+    """The one-line message of read_video."""
     with pytest.raises(UserError) as error:
         read_video(path, **settings)
     assert ": expected " in str(error.value)
@@ -188,7 +188,7 @@ def refused(path: Path, **settings: Any) -> str:
 
 
 def not_written(output: Path, video: Video, **settings: Any) -> str:
-    """The one line that check_can_write says."""
+    """The one-line message of check_can_write."""
     with pytest.raises(UserError) as error:
         check_can_write(output, video, **settings)
     assert ": expected " in str(error.value)

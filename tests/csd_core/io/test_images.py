@@ -90,17 +90,6 @@ def test_modes_of_8_bits(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read.alpha, np.array(image.getchannel("A")))
 
 
-def test_a_transparent_colour_of_a_palette(tmp_path: Path) -> None:
-    image = Image.fromarray(noise(9, 7) % 4).convert("P")
-    indices = np.array(image)
-    for transparency in (2, bytes([0, 100, 255])):
-        image.save(tmp_path / "a.png", transparency=transparency)
-        alpha = read_picture(tmp_path / "a.png").alpha
-        assert alpha is not None
-        table = np.array([255, 255, 0, 255] if transparency == 2 else [0, 100, 255, 255])
-        np.testing.assert_array_equal(alpha, table[indices])
-
-
 def test_a_transparent_colour_of_16_bits(tmp_path: Path) -> None:
     grey = noise(5, 4, dtype=np.uint16)
     grey[2, 3], grey[0, 0] = 0x1234, 0x1235
@@ -316,13 +305,6 @@ def test_orientation_that_only_xmp_states(tmp_path: Path) -> None:
         read = read_picture(tmp_path / f"a{suffix}")
         np.testing.assert_array_equal(read.pixels, np.rot90(start.pixels, -1))
         assert b"6" not in (read.xmp or b"6")
-
-
-def test_an_orientation_that_is_none_is_upright(tmp_path: Path) -> None:
-    image = Image.fromarray(noise(9, 7, 3))
-    for orientation in (0, 9):
-        image.save(tmp_path / "a.png", exif=photo_exif(orientation))
-        np.testing.assert_array_equal(read_picture(tmp_path / "a.png").pixels, np.array(image))
 
 
 # What comes with a picture

@@ -185,8 +185,8 @@ def test_metadata(tmp_path: Path) -> None:
     for name in ("b.mp4", "b.mkv", "b.webm"):
         copy(read_video(source), tmp_path / name)
         with av.open(tmp_path / name) as container:
-            told = {key.lower(): value for key, value in container.metadata.items()}
-        assert (told["title"], told["comment"]) == ("A täle", "none")
+            tags = {key.lower(): value for key, value in container.metadata.items()}
+        assert (tags["title"], tags["comment"]) == ("A täle", "none")
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
