@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csd_core.baselines import SamplingConfig
+from csd_core.baselines import sample_panorama, sample_video, sampling_config
 from csd_core.canvas.detail import DETAIL
-from csd_core.canvas.panorama import Panorama, sample_panorama
-from csd_core.canvas.video import VARIANTS, ArrayClip, VideoEdit
-from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.engine.config import EditConfig
+from csd_core.canvas.panorama import Panorama
+from csd_core.canvas.video import VideoEdit
+from csd_core.denoisers.base import Denoiser, SamplingConfig
+from csd_core.denoisers.families import load_denoiser
+from csd_core.engine.config import MethodConfig
+from csd_core.engine.methods import VARIANTS
 from csd_core.errors import expect
 from csd_core.experiments.grid import Cell
 from csd_core.experiments.inputs import Input, read_frames, write_frames
@@ -30,6 +32,7 @@ from csd_core.experiments.measures import CellMeasures, all_measures
 from csd_core.experiments.options import GridEntry
 from csd_core.experiments.settings import Model, Prompt, Variant, decisive, optimised
 from csd_core.image_ops import resize
+from csd_core.io.arrays import ArrayClip
 from csd_core.io.images import quantise
 from csd_core.presets import Preset
 
@@ -38,8 +41,6 @@ if TYPE_CHECKING:
 
 FRAMES = "frames"
 """Folder of a cell's edited frames."""
-MAX_BATCH = 16
-"""Evaluations at a time."""
 
 
 def plan(
@@ -71,8 +72,9 @@ def plan(
         UserError: a setting out of range.
     """
     preset = model.preset(is_video=is_video)
-    make = preset.with_edit if variant.method in VARIANTS else preset.with_sampling
-    config = make(**variant.config, seed=seed)
+    given = {**variant.config, "seed": seed}
+    optimises = variant.method in VARIANTS
+    config = MethodConfig.from_preset(preset, **given) if optimises else sampling_config(preset, **given)
     config.check()
     settings = {
         "input": source.sha256,
@@ -155,7 +157,7 @@ class EditWork:
         return all_measures(evaluated, entry.prompt, before, after)
 
     def _optimise(
-        self, cell: Cell, denoiser: InstructPix2Pix, source: Sequence[Tensor]
+        self, cell: Cell, denoiser: Denoiser, source: Sequence[Tensor]
     ) -> tuple[list[Tensor], dict[str, Any]]:
         edit = self._prepare(cell, denoiser, source)
         canvas = edit.run()
@@ -165,32 +167,33 @@ class EditWork:
             frames = list(edit.finish(canvas))
         return frames, {"steps": edit.edit.num_steps, "particles": edit.num_particles}
 
-    def _prepare(
-        self, cell: Cell, denoiser: InstructPix2Pix, source: Sequence[Tensor]
-    ) -> Panorama | VideoEdit:
+    def _prepare(self, cell: Cell, denoiser: Denoiser, source: Sequence[Tensor]) -> Panorama | VideoEdit:
         given, num_steps = cell.settings["given"], cell.settings["num_steps"]
-        shared = (cell.settings["text"], _edit_config(cell), self.preset)
+        shared = (cell.settings["text"], _method_config(cell))
+        fixed = {"preset": self.preset, "num_steps": num_steps}
         if self.is_video:
-            edit = VideoEdit(denoiser, _clip(source), *shared, num_steps=num_steps)
+            edit = VideoEdit(denoiser, _clip(source), *shared, **fixed)
         else:
             borders, stride = given.get("borders", "margin"), cell.settings["stride"]
             image = source[0][None]
-            edit = Panorama(denoiser, image, *shared, num_steps=num_steps, stride=stride, borders=borders)
+            edit = Panorama(denoiser, image, *shared, **fixed, stride=stride, borders=borders)
         # not before the number of particles is known
         edit.edit = optimised(edit.edit, Variant(cell.method, cell.setting, given), edit.num_particles)
         return edit
 
     def _sample(
-        self, cell: Cell, denoiser: InstructPix2Pix, source: Sequence[Tensor]
+        self, cell: Cell, denoiser: Denoiser, source: Sequence[Tensor]
     ) -> tuple[list[Tensor], dict[str, Any]]:
         sampling, text = SamplingConfig(**cell.settings["config"]), cell.settings["text"]
         if self.is_video:
-            edit = VideoEdit(denoiser, _clip(source), text, self.preset.edit, self.preset)
-            edited = list(edit.finish(edit.sample(sampling)))
+            method = MethodConfig.from_preset(self.preset)
+            edit = VideoEdit(denoiser, _clip(source), text, method, preset=self.preset)
+            edited = list(edit.finish(sample_video(edit, denoiser, sampling)))
         else:
             image, stride = source[0][None], cell.settings["stride"]
-            method: Any = cell.method
-            edited = sample_panorama(method, denoiser, image, text, sampling, stride=stride, progress=False)
+            edited = sample_panorama(
+                cell.method, denoiser, image, text, sampling, stride=stride, progress=False
+            )
         return [frame.cpu() for frame in edited], {"steps": sampling.num_inference_steps}
 
     def _extra(self, cell: Cell, source: Sequence[Tensor]) -> list[Tensor]:
@@ -200,8 +203,8 @@ class EditWork:
 
 
 @lru_cache(maxsize=2)
-def _load(model: str, device: str, dtype: str, local_files_only: bool) -> InstructPix2Pix:
-    return InstructPix2Pix.from_pretrained(
+def _load(model: str, device: str, dtype: str, local_files_only: bool) -> Denoiser:
+    return load_denoiser(
         model, torch_dtype=getattr(torch, dtype), device=device, local_files_only=local_files_only
     )
 
@@ -213,16 +216,16 @@ def _expected_warnings() -> Iterator[None]:
         yield
 
 
-def _edit_config(cell: Cell) -> EditConfig:
+def _method_config(cell: Cell) -> MethodConfig:
     config = cell.settings["config"]
-    return EditConfig(**{**config, "t_range": tuple(config["t_range"]), "max_batch": MAX_BATCH})
+    return MethodConfig(**{**config, "t_range": tuple(config["t_range"])})
 
 
 def _clip(frames: Sequence[Tensor]) -> ArrayClip:
     return ArrayClip([quantise(frame, np.uint8) for frame in frames])
 
 
-def _borders(cell: Cell, denoiser: InstructPix2Pix, image: Tensor) -> "Borders | None":
+def _borders(cell: Cell, denoiser: Denoiser, image: Tensor) -> "Borders | None":
     """Rows and columns of the borders of the method's windows; of ip2p-resize, those of ip2p-patch."""
     from csd_core.evaluation.seams import borders
 

@@ -9,7 +9,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from csd_core.denoisers.runtime.precision import DType, as_dtype, dtype_name
+from csd_core.choices import DType
+from csd_core.denoisers.runtime.device import as_dtype, dtype_name
 from csd_core.errors import expect
 from csd_core.experiments.experiment import Experiment, Scale
 from csd_core.experiments.grid import Cell, Work
@@ -61,7 +62,7 @@ class ExperimentOptions:
     device: tuple[str, ...] = ()
     """cpu, cuda:0 ...; with several, edits run in parallel. Default: CUDA where there is one."""
     dtype: DType | None = None
-    """Precision of the model. Default: float16 on CUDA, float32 elsewhere."""
+    """Precision of the model. Default: float16 on CUDA; on CPUs bfloat16 where it is native, else float32."""
     measure: bool = True
     """Measure the edits and write tables. Without it only edits are made."""
     dry_run: bool = False

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from csd_core.denoisers.loading import MINI, resolve_device
+from csd_core.denoisers.families import MINI
+from csd_core.denoisers.runtime.device import resolve_device
 from csd_core.engine.progress import duration
 from csd_core.engine.ranks import Ranks, current
 from csd_core.errors import UserError, expect
@@ -50,7 +51,7 @@ def run_experiment(
     """
     options.check(experiment)
     ranks = current()
-    options = replace(options, device=ranks.together(lambda: devices_of(options, ranks)))
+    options = replace(options, device=ranks.all_or_raise(lambda: devices_of(options, ranks)))
     cells = options.output / "cells"
     if options.dry_run:
         if ranks.is_main:
@@ -60,7 +61,7 @@ def run_experiment(
         return
     # first what fails quickly
     wants_tools = options.measure and experiment.measured and ranks.is_main
-    tools = ranks.together(lambda: load_tools(options, experiment) if wants_tools else None)
+    tools = ranks.all_or_raise(lambda: load_tools(options, experiment) if wants_tools else None)
     prepared = ranks.main_first(lambda: prepare(experiment, options))
     outcomes = make_edits(prepared, cells, options, ranks)
     if not ranks.is_main:  # rank 0 waits for the rest, measures and reports
@@ -87,7 +88,7 @@ def make_edits(
     prepared: PreparedExperiment, cells: Path, options: ExperimentOptions, ranks: Ranks
 ) -> list[CellOutcome]:
     """Make the missing edits; each rank takes a cell at a time until all are done."""
-    todo, began = ranks.from_main(
+    todo, began = ranks.broadcast(
         lambda: ([entry.cell for entry in prepared.entries if not entry.cell.is_done(cells)], time.time())
     )
     finished = len(prepared.entries) - len(todo)

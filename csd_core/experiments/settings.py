@@ -9,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from csd_core.canvas.video import with_method
-from csd_core.engine.config import EditConfig
+from csd_core.denoisers.base import SamplingConfig
+from csd_core.engine.config import EditConfig, MethodConfig
+from csd_core.engine.methods import fit_learning_rate, with_method
 from csd_core.errors import UserError, expect
 from csd_core.io.files import file_hash
 from csd_core.mini_editor.language import read_language
-from csd_core.presets import PANORAMA, PANORAMA_MINI, VIDEO, VIDEO_MINI, Preset
+from csd_core.presets import INSTRUCT_PIX2PIX, MINI, Preset
 
 DomainName = Literal["panorama", "video", "scene"]
 
@@ -107,10 +108,10 @@ class Model:
 
     @classmethod
     def find(cls, spec: str, *, local_files_only: bool = False) -> "Model":
-        """The model of this name; see denoisers.loading.locate."""
-        from csd_core.denoisers.loading import locate
+        """The model of this name; see denoisers.families.locate."""
+        from csd_core.denoisers.families import locate
 
-        return cls(spec, locate(spec, local_files_only=local_files_only))
+        return cls(spec, locate(spec, local_files_only=local_files_only).folder)
 
     @cached_property
     def is_mini(self) -> bool:
@@ -130,8 +131,7 @@ class Model:
 
     def preset(self, *, is_video: bool) -> Preset:
         """Its settings for videos or panoramas."""
-        mini, full = (VIDEO_MINI, VIDEO) if is_video else (PANORAMA_MINI, PANORAMA)
-        return mini if self.is_mini else full
+        return (MINI if self.is_mini else INSTRUCT_PIX2PIX)["video" if is_video else "panorama"]
 
 
 def optimised(edit: EditConfig, variant: Variant, num_particles: int) -> EditConfig:
@@ -143,12 +143,13 @@ def optimised(edit: EditConfig, variant: Variant, num_particles: int) -> EditCon
 
     Args:
         edit: of csd, with what the variant sets.
-        variant: its method is one of video.VARIANTS; lr_factor multiplies the learning rate; scaled False
+        variant: its method is one of methods.VARIANTS; lr_factor multiplies the learning rate; scaled False
             keeps csd's.
         num_particles: N, frames or windows.
     """
     scaled = bool(variant.given.get("scaled", True))
-    varied = with_method(edit, variant.method, "", num_frames=num_particles, scaled=scaled)  # pyright: ignore[reportArgumentType]
+    varied = with_method(edit, variant.method)
+    varied = fit_learning_rate(varied, num_particles) if scaled else varied
     rate = varied.learning_rate * variant.given.get("lr_factor", 1.0)
     if scaled and varied.mixing and varied.bandwidth_factor != 1:
         in_step = num_particles / math.ceil(num_particles / edit.batch_size)
@@ -161,7 +162,7 @@ def kernel_share(particles: float, factor: float) -> float:
     return (1 + (particles - 1) * (particles + 1) ** (-1 / factor)) / particles
 
 
-def decisive(settings: Any) -> dict[str, Any]:
+def decisive(settings: MethodConfig | SamplingConfig) -> dict[str, Any]:
     """The fields of EditConfig or SamplingConfig that a result depends on, as JSON values."""
-    fields = {name: value for name, value in asdict(settings).items() if name != "max_batch"}
+    fields = {name: value for name, value in asdict(settings).items() if name != "chunk_size"}
     return json.loads(json.dumps(fields))
