@@ -68,15 +68,17 @@ def run_command(
 
 
 @contextmanager
-def warnings_as_notes() -> Iterator[None]:
-    """Inside the block a warning is printed as a line `note: ...`, each text once."""
+def warnings_as_notes(*, shown: bool = True) -> Iterator[None]:
+    """Inside the block a warning is printed as a line `note: ...`, each text once; or not at all."""
     seen: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         text = " ".join(str(message).split())
-        if text not in seen:
+        if shown and text not in seen:
+            from tqdm import tqdm
+
             seen.add(text)
-            print(f"note: {text}", file=sys.stderr)
+            tqdm.write(f"note: {text}", file=sys.stderr)  # on a line of its own above a progress bar
 
     with warnings.catch_warnings():
         warnings.showwarning = show
@@ -90,9 +92,9 @@ def _renamed(args: Sequence[str]) -> Iterator[str]:
         if new is None or not arg.startswith("--"):
             yield arg
             continue
-        print(
-            f"note: --{name} is now called --{new}; the old name goes with the next version", file=sys.stderr
-        )
+        if os.environ.get("RANK", "0") == "0":
+            note = f"note: --{name} is now called --{new}; the next version does not accept the old name"
+            print(note, file=sys.stderr)
         yield f"--{new}{equals}{value}"
 
 
@@ -103,7 +105,7 @@ def _parse(config: type[Config], description: str | None, args: Sequence[str]) -
 def _run(command: Callable[[Config], None], parsed: Config, ranks: "Ranks | None") -> int:
     """ranks: None for a single process, which need not import torch to refuse an option."""
     try:
-        with warnings_as_notes():
+        with warnings_as_notes(shown=ranks is None or ranks.is_main):
             command(parsed)
     except (UserError, OSError) as error:
         if not _is_expected(error):
