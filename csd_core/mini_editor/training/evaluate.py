@@ -30,7 +30,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from csd_core.command import run_command
-from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.denoisers.families import load_denoiser
 from csd_core.engine.config import EditConfig
 from csd_core.engine.loop import edit_images
 from csd_core.errors import expect
@@ -333,7 +333,7 @@ def csd(evaluation: Evaluation) -> str:
         guidance_scale=config.guidance_scale,
         image_guidance_scale=config.image_guidance_scale,
     )
-    denoiser = InstructPix2Pix.from_pretrained(str(config.model))
+    denoiser = load_denoiser(str(config.model), torch_dtype=torch.float32, device="cpu")
     scores: dict[str, list[dict[str, float]]] = {"sampled": [], "csd": []}
     for instruction in track(evaluation.instructions, description="csd"):
         prompt = instruction.wordings[0]
