@@ -1,10 +1,10 @@
-"""Whole evaluations of an edit: pictures, frames or views against their sources, measure by measure."""
+"""Evaluations of an edit: images, frames or views against their sources."""
 
 from csd_core.evaluation.measures import MEASURES, Measure, Measured, measured
 from csd_core.evaluation.measuring import (
-    Again,
     Borders,
     PanoramaPair,
+    Reiterable,
     measure_panorama,
     measure_panoramas,
     measure_video,
@@ -14,12 +14,12 @@ from csd_core.evaluation.tools import Captions, Tools
 
 __all__ = [
     "MEASURES",
-    "Again",
     "Borders",
     "Captions",
     "Measure",
     "Measured",
     "PanoramaPair",
+    "Reiterable",
     "Tools",
     "measure_panorama",
     "measure_panoramas",

@@ -1,7 +1,7 @@
 """Sources and edits in files: panoramas in pairs, frames in order.
 
-A broken picture in a folder is set aside with a line on it, and the rest is read; a broken file that was
-named itself is refused. What is transparent becomes white. Pictures are read anew when they are asked for.
+An image in a folder that cannot be read is left out and reported; a file that was named itself is refused.
+Transparent pixels are composed on white. Images are read again at every iteration.
 """
 
 import sys
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from csd_core.errors import UserError, expect
-from csd_core.evaluation.measuring import Again, Borders, PanoramaPair
+from csd_core.evaluation.measuring import Borders, PanoramaPair, Reiterable
 from csd_core.io.images import MAX_PIXELS, Picture, read_mask, read_picture, sides
 from csd_core.io.video_masks import open_masks
 from csd_core.io.video_sources import pictures_in
-from csd_core.io.videos import MAX_FRAMES, Video, read_video
+from csd_core.io.videos import MAX_FRAMES, read_video
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,11 @@ class Frames:
     Attributes:
         path: the file or folder.
         size: height and width of all.
-        names: of each selected one.
-        indices: which ones of the whole they are.
-        total: how many the whole has.
-        broken: number among the selected -> a line on it, which names the file.
+        names: of the selected frames.
+        indices: of the selected frames in the whole.
+        total: number of frames of the whole.
+        broken: number among the selected frames -> error message of a file that cannot be read.
+        read: decodes the frames of some indices, (3, H, W) in [0, 1] each.
     """
 
     path: Path
@@ -41,20 +42,20 @@ class Frames:
     indices: tuple[int, ...]
     total: int
     broken: dict[int, str]
-    _read: Callable[[Sequence[int]], Iterator[Tensor]] = field(repr=False)
+    read: Callable[[Sequence[int]], Iterator[Tensor]] = field(repr=False)
 
     @property
     def num_frames(self) -> int:
-        """How many are selected."""
+        """The number of selected frames."""
         return len(self.indices)
 
-    def pictures(self, numbers: Sequence[int]) -> Iterable[Tensor]:
-        """Some of the selected, by their rising numbers among these, (3, H, W) in [0, 1] each."""
+    def images(self, numbers: Sequence[int]) -> Iterable[Tensor]:
+        """Some of the selected frames, by increasing numbers among them; can be iterated several times."""
         wanted = [self.indices[k] for k in numbers]
-        return Again(lambda: self._read(wanted))
+        return Reiterable(lambda: self.read(wanted))
 
     def only(self, numbers: Sequence[int]) -> "Frames":
-        """Fewer of the selected."""
+        """Some of the selected frames."""
         broken = {k: self.broken[n] for k, n in enumerate(numbers) if n in self.broken}
         names, indices = (tuple(several[n] for n in numbers) for several in (self.names, self.indices))
         return replace(self, names=names, indices=indices, broken=broken)
@@ -65,26 +66,28 @@ class FramePairs:
     """Frames of a source and of its edit.
 
     Attributes:
-        sources: all selected.
+        selected: the selected frames of the source.
+        sources: those that are intact in both, (3, H, W) in [0, 1] each; can be iterated several times.
         edited: as many.
-        positions: of those pairs in which both are whole.
-        broken: a line on each file that could not be read.
+        positions: of these pairs among the selected frames.
+        broken: an error message for each file that cannot be read.
     """
 
-    sources: Frames
-    edited: Frames
+    selected: Frames
+    sources: Iterable[Tensor]
+    edited: Iterable[Tensor]
     positions: tuple[int, ...]
     broken: tuple[str, ...]
 
     @property
     def names(self) -> list[str]:
-        """Of the sources of the pairs that are whole."""
-        return [self.sources.names[k] for k in self.positions]
+        """The names of the sources."""
+        return [self.selected.names[k] for k in self.positions]
 
     def masks(self, path: Path, max_pixels: int = MAX_PIXELS) -> Iterable[Tensor]:
-        """A mask (H, W) for each pair that is whole; see open_masks."""
-        masks, wanted = open_masks(path, self.sources, max_pixels=max_pixels), set(self.positions)
-        return Again(lambda: (torch.from_numpy(mask) for k, mask in enumerate(masks) if k in wanted))
+        """A mask (H, W) for each pair; see open_masks."""
+        masks, wanted = open_masks(path, self.selected, max_pixels=max_pixels), set(self.positions)
+        return Reiterable(lambda: (torch.from_numpy(mask) for k, mask in enumerate(masks) if k in wanted))
 
 
 def read_frame_pairs(
@@ -98,11 +101,11 @@ def read_frame_pairs(
     """Read the frames of a video and of its edit once, so that damage is found now.
 
     Args:
-        source: a video, a folder of frames or a picture.
-        edited: likewise; all of it, or as many frames as are selected of the source.
+        source: a video, a folder of frames or an image.
+        edited: likewise, with all frames of the source or with the selected ones.
         selection: which frames of the source.
-        max_frames: how many may be selected.
-        max_pixels: how many a frame may have.
+        max_frames: limit of selected frames.
+        max_pixels: limit of pixels of a frame.
 
     Raises:
         UserError: one of them cannot be read, or they differ in number or size of the frames.
@@ -120,8 +123,8 @@ def read_frame_pairs(
     expect(after.size == before.size, str(edited), f"{sides(before.size)} as {source}", got)
     lines = (*before.broken.values(), *after.broken.values())
     whole = [k for k in range(before.num_frames) if k not in before.broken and k not in after.broken]
-    expect(bool(whole), str(edited), "a frame that is whole in both", "none")
-    return FramePairs(before, after, tuple(whole), lines)
+    expect(bool(whole), str(edited), "a frame that can be read in both", "none")
+    return FramePairs(before, before.images(whole), after.images(whole), tuple(whole), lines)
 
 
 def _read_frames(path: Path, selection: slice, max_frames: int, max_pixels: int) -> Frames:
@@ -131,22 +134,16 @@ def _read_frames(path: Path, selection: slice, max_frames: int, max_pixels: int)
     names = tuple(f"frame {k}" for k in video.indices)
 
     def read(wanted: Sequence[int]) -> Iterator[Tensor]:
-        return _video_frames(video, wanted)
+        return (Picture(frame).to_tensor() for frame in replace(video, indices=tuple(wanted)).frames())
 
     return Frames(path, video.size, names, video.indices, video.total, {}, read)
-
-
-def _video_frames(video: Video, wanted: Sequence[int]) -> Iterator[Tensor]:
-    if wanted:  # a selection without a frame cannot be decoded
-        for frame in replace(video, indices=tuple(wanted)).frames():
-            yield Picture(frame).to_tensor()
 
 
 def _read_folder(path: Path, selection: slice, max_frames: int, max_pixels: int) -> Frames:
     files = pictures_in(path)
     indices = tuple(range(len(files))[selection])
     got = f"none of {len(files)} frames; choose another part with --frames"
-    expect(bool(indices), str(path), "a selection that holds a frame", got)
+    expect(bool(indices), str(path), "a selection with a frame", got)
     got = f"{len(indices)}; choose a part with --frames START:STOP, or raise --max-frames"
     expect(len(indices) <= max_frames, str(path), f"at most {max_frames} frames", got)
     names, sizes, broken = tuple(files[k].name for k in indices), {}, {}
@@ -155,18 +152,18 @@ def _read_folder(path: Path, selection: slice, max_frames: int, max_pixels: int)
             sizes[read_picture(files[k], max_pixels=max_pixels).size] = files[k].name
         except UserError as error:
             broken[number] = str(error)
-    expect(bool(sizes), str(path), "pictures that are whole", f"none: {next(iter(broken.values()), '')}")
+    expect(bool(sizes), str(path), "images that can be read", f"none: {next(iter(broken.values()), '')}")
     several = " and ".join(f"{sides(size)} in {name}" for size, name in list(sizes.items())[:2])
     expect(len(sizes) == 1, str(path), "frames of one size", f"{several}; scale them alike")
 
     def read(wanted: Sequence[int]) -> Iterator[Tensor]:
-        return (seen(read_picture(files[k], max_pixels=max_pixels)) for k in wanted)
+        return (on_white(read_picture(files[k], max_pixels=max_pixels)) for k in wanted)
 
     return Frames(path, next(iter(sizes)), names, indices, len(files), broken, read)
 
 
-def seen(picture: Picture) -> Tensor:
-    """What is seen of a picture on white, (3, H, W) in [0, 1]."""
+def on_white(picture: Picture) -> Tensor:
+    """An image composed on white, (3, H, W) in [0, 1]."""
     colours = picture.to_tensor()
     if picture.alpha is None:
         return colours
@@ -181,7 +178,6 @@ class PanoramaFiles:
     Attributes:
         name: of the source, without its folder.
         size: height and width.
-        mask: None if none was given.
     """
 
     name: str
@@ -190,15 +186,12 @@ class PanoramaFiles:
     edited: Path
     mask: Path | None
 
-    def read(self, borders: Borders | None, max_pixels: int = MAX_PIXELS) -> PanoramaPair:
-        """The two pictures and their mask."""
-        return _read_pair(self, borders, max_pixels)
 
-
-@lru_cache(maxsize=1)  # every measure begins anew: a single panorama shall be decoded once
-def _read_pair(files: PanoramaFiles, borders: Borders | None, max_pixels: int) -> PanoramaPair:
+@lru_cache(maxsize=1)  # every measure iterates again: a single panorama is decoded once
+def read_pair(files: PanoramaFiles, borders: Borders | None, max_pixels: int = MAX_PIXELS) -> PanoramaPair:
+    """The two images and their mask."""
     source, edited = (
-        seen(read_picture(path, max_pixels=max_pixels)) for path in (files.source, files.edited)
+        on_white(read_picture(path, max_pixels=max_pixels)) for path in (files.source, files.edited)
     )
     mask = None
     if files.mask:
@@ -209,23 +202,23 @@ def _read_pair(files: PanoramaFiles, borders: Borders | None, max_pixels: int) -
 def read_panorama_files(
     source: Path, edited: Path, mask: Path | None = None, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[list[PanoramaFiles], list[str]]:
-    """Pairs of panoramas: two files, or two folders with the same names but for the suffix.
+    """Pairs of panoramas: two files, or two folders with the same names except for the suffix.
 
     Args:
-        source: a picture or a folder of pictures.
+        source: an image or a folder of images.
         edited: likewise.
-        mask: a picture for all, or a folder with the same names.
-        max_pixels: how many a picture may have.
+        mask: an image for all, or a folder with the same names.
+        max_pixels: limit of pixels of an image.
 
     Returns:
-        The pairs that are whole, in the natural order of their names, and a line on each broken picture.
+        The pairs that can be read, in natural order of names, and an error message for each other image.
 
     Raises:
-        UserError: a file that was named is missing or broken, the folders have not the same names, or a pair
-            or its mask differs in size.
+        UserError: a file that was named is missing or broken, the folders differ in names, or a pair or its
+            mask differs in size.
     """
     for path in (source, edited, *([mask] if mask else [])):
-        expect(path.exists(), str(path), "a picture or a folder of pictures", "no such file; check the path")
+        expect(path.exists(), str(path), "an image or a folder of images", "no such file; check the path")
     got = "a folder and a file; name two files, or two folders"
     expect(source.is_dir() == edited.is_dir(), f"{source} and {edited}", "both of one kind", got)
     one = not source.is_dir()
@@ -248,17 +241,17 @@ def read_panorama_files(
         if over:
             read_mask(over, size=sizes[0], max_pixels=max_pixels)
         pairs.append(PanoramaFiles(before.name, sizes[0], before, after, over))
-    expect(bool(pairs), str(edited), "a panorama that is whole in both", f"none: {' '.join(broken[:1])}")
+    expect(bool(pairs), str(edited), "a panorama that can be read in both", f"none: {' '.join(broken[:1])}")
     return pairs, broken
 
 
 def _matched(source: Path, edited: Path, mask: Path | None) -> list[tuple[Path, Path, Path | None]]:
-    """Files of two folders, and masks, by their names without suffix."""
+    """Files of two folders, and masks, matched by their names without suffix."""
     befores, afters = _by_stem(source), _by_stem(edited)
     masks = _by_stem(mask) if mask and mask.is_dir() else None
     for there, others in ((edited, (befores, afters)), (source, (afters, befores))):
         alone = next((others[0][stem] for stem in others[0] if stem not in others[1]), None)
-        expect(alone is None, str(there), f"a picture named as {alone}", "none; use the same names")
+        expect(alone is None, str(there), f"an image named as {alone}", "none; use the same names")
     unmasked = next((befores[stem] for stem in befores if masks is not None and stem not in masks), None)
     expect(unmasked is None, str(mask), f"a mask named as {unmasked}", "none; use the same names")
     return [(path, afters[stem], masks[stem] if masks else mask) for stem, path in befores.items()]

@@ -1,6 +1,6 @@
-"""What can be measured of an edit: what each number is, which way is better, and whence it comes.
+"""The measures of an edit: what each number is, which direction is better, and its source.
 
-The formulas are computed in csd_core.evaluation.metrics; here they are in words for reports.
+csd_core.evaluation.metrics computes them; the formulas here are text for reports.
     s, e     features of the source and of the edit of an item, normalised; t, t' those of the two captions
     k, k + 1 neighbours: consecutive frames or views, overlapping parts of a panorama
 """
@@ -18,7 +18,7 @@ Better = Literal["higher", "lower"]
 Over = Literal["item", "pair", "whole"]
 
 CAP_DB = 100.0
-"""Counts as the PSNR of images that are equal: one of them must not make a mean infinite."""
+"""The PSNR that equal images count with: an infinite value would make the mean infinite."""
 
 
 @dataclass(frozen=True)
@@ -27,34 +27,34 @@ class Measure:
 
     Attributes:
         key: its name in report.json.
-        title: its name for people; {label} is "CLIP", or "scorer" for the small model that ships.
-        unit: "" for what has none.
-        better: which way is better.
-        over: what has a value: every item, every pair of neighbours, or the whole alone.
-        formula: how it is computed, in a line.
-        source: where it comes from.
-        compare: the key of what its value should be read beside; "" for none.
+        title: its name for readers; {label} is "CLIP", or "scorer" for the small model that ships.
+        better: which direction is better.
+        over: what has a value: every item, every pair of neighbours, or the whole.
+        formula: in one line.
+        source: paper or definition.
+        compare: the key of the measure to read it beside; "" for none.
+        unit: "" for none.
     """
 
     key: str
     title: str
-    unit: str
     better: Better
     over: Over
     formula: str
     source: str
     compare: str = ""
+    unit: str = ""
 
 
 @dataclass(frozen=True)
 class Measured(Measure):
-    """A measure and what came of it.
+    """A measure and its result.
 
     Attributes:
         values: one for each item or pair, in order; NaN where it is not defined.
         mean: of the values that are not NaN; NaN if there is none.
-        error: standard error of the mean, which takes the values for independent; NaN for fewer than two.
-        n: how many values are not NaN.
+        error: standard error of the mean, for independent values; NaN for fewer than two.
+        n: number of values that are not NaN.
         missing: why it was not measured; "" if it was.
     """
 
@@ -73,7 +73,6 @@ MEASURES = {
         Measure(
             "directional_similarity",
             "{label} directional similarity",
-            "",
             "higher",
             "item",
             "cos(e - s, t' - t)",
@@ -83,7 +82,6 @@ MEASURES = {
         Measure(
             "image_similarity",
             "{label} source-target image similarity",
-            "",
             "higher",
             "item",
             "cos(e, s); 1 for what was not edited",
@@ -93,7 +91,6 @@ MEASURES = {
         Measure(
             "image_consistency",
             "{label} image consistency",
-            "",
             "higher",
             "pair",
             "cos(e_k, e_k+1)",
@@ -103,16 +100,14 @@ MEASURES = {
         Measure(
             "source_image_consistency",
             "{label} image consistency of the source",
-            "",
             "higher",
             "pair",
             "cos(s_k, s_k+1)",
-            f"what image consistency is to be read beside; {_PAPER}",
+            f"for comparison with image consistency; {_PAPER}",
         ),
         Measure(
             "text_similarity",
             "{label} image-text similarity",
-            "",
             "higher",
             "item",
             "cos(e, t')",
@@ -121,7 +116,6 @@ MEASURES = {
         Measure(
             "direction_consistency",
             "{label} direction consistency",
-            "",
             "higher",
             "pair",
             "cos(e_k - s_k, e_k+1 - s_k+1)",
@@ -130,7 +124,6 @@ MEASURES = {
         Measure(
             "lpips",
             "LPIPS between neighbours",
-            "",
             "lower",
             "pair",
             "LPIPS(edit k, edit k + 1), AlexNet",
@@ -139,54 +132,48 @@ MEASURES = {
         Measure(
             "fid",
             "FID of the edits to the sources",
-            "",
             "lower",
             "whole",
-            "|m - m'|^2 + tr(C + C' - 2 (C C')^1/2) of Inception features; of few images it says little",
-            f"Heusel et al., arXiv:1706.08500; {_PAPER}",
+            "|m - m'|^2 + tr(C + C' - 2 (C C')^1/2) of Inception features; biased for few images",
+            f"Heusel et al., arXiv:1706.08500, Eq. 6; {_PAPER}",
         ),
         Measure(
             "warp_error",
             "warp error",
-            "",
             "lower",
             "pair",
-            "mean of (edit k+1, brought back by the source's flow, - edit k)^2 where the source shows both",
+            "mean of (edit k+1, warped by the source's flow, - edit k)^2 where the source shows both",
             "Lai et al., ECCV 2018",
             "source_warp_error",
         ),
         Measure(
             "source_warp_error",
             "warp error of the source",
-            "",
             "lower",
             "pair",
             "the same of the source itself: noise, light and wrong flow",
-            "what warp error is to be read beside",
+            "for comparison with the warp error",
         ),
         Measure(
             "depth_error",
             "depth-reprojection error",
-            "",
             "lower",
             "pair",
-            "mean of (edit k+1, brought back by the source's depth, - edit k)^2 where both views see it",
+            "mean of (edit k+1, warped by the source's depth, - edit k)^2 where both views show it",
             "geometry of the source NeRF",
             "source_depth_error",
         ),
         Measure(
             "source_depth_error",
             "depth-reprojection error of the source",
-            "",
             "lower",
             "pair",
-            "the same of the source itself: what the depth and the light of the scene leave",
-            "what the depth-reprojection error is to be read beside",
+            "the same of the source itself: wrong depth and view-dependent light",
+            "for comparison with the depth-reprojection error",
         ),
         Measure(
             "seam_score",
             "seam score",
-            "",
             "lower",
             "whole",
             "(mean step of luma across window borders / elsewhere) over the same of the source; 1: no seam",
@@ -195,11 +182,11 @@ MEASURES = {
         Measure(
             "psnr_outside_mask",
             "PSNR outside the mask",
-            "dB",
             "higher",
             "item",
             f"-10 log10 of the mean of (e - s)^2 where the mask is 0; {CAP_DB:.0f} where nothing changed",
             "peak signal-to-noise ratio",
+            unit="dB",
         ),
     )
 }
@@ -214,9 +201,9 @@ def measured(
     Args:
         key: of MEASURES.
         values: one for each item or pair, NaN where it is not defined; a single one for the whole.
-        label: what the numbers of the extractor are called.
+        label: of the numbers of the extractor.
         missing: why nothing was measured, if so.
-        over: what has a value, where it is another than usual.
+        over: what has a value, where not as in MEASURES.
     """
     found = tuple(float(value) for value in values)
     mean, error, n = mean_and_error(torch.tensor(found, dtype=torch.float64))

@@ -1,7 +1,7 @@
-"""The measures of an edit, from pictures: of views, of the frames of a video, of panoramas.
+"""The measures of an edit, from images: of views, of the frames of a video, of panoramas.
 
-Pictures are (3, H, W) in [0, 1]. They come as iterables that can be gone through several times, so that those
-of a long video need not be held: no more than a batch of an extractor, or two, are.
+Images are (3, H, W) in [0, 1]. They are passed as iterables that are read several times, so that those of a
+long video need not be in memory: at most two batches of an extractor are.
 """
 
 import math
@@ -22,16 +22,24 @@ from csd_core.evaluation.tools import FID, LPIPS, Captions, Tools
 
 Item = TypeVar("Item")
 
-Pictures = Iterable[Tensor]
-"""That can be gone through several times, always with the same pictures."""
-Masks = Tensor | Iterable[Tensor]
-"""(H, W) in [0, 1], 0 where nothing may change: one for all, or one for each picture."""
+Images = Iterable[Tensor]
+"""Can be iterated several times, always with the same images."""
 
 NO_MASK = "no mask was given"
 
 
+@dataclass(frozen=True)
+class Reiterable(Generic[Item]):
+    """An iterable that starts again at every iteration, from a function that returns an iterator."""
+
+    start: Callable[[], Iterator[Item]]
+
+    def __iter__(self) -> Iterator[Item]:
+        return self.start()
+
+
 class Borders(NamedTuple):
-    """Where windows begin and end: a border lies between row y - 1 and row y."""
+    """The rows and columns at which windows start or end: a border lies between row y - 1 and row y."""
 
     rows: Sequence[int]
     columns: Sequence[int]
@@ -53,99 +61,97 @@ class PanoramaPair:
 
 
 def measure_views(
-    sources: Pictures,
-    edited: Pictures,
+    sources: Images,
+    edited: Images,
     captions: Captions,
     tools: Tools,
     *,
-    mask: Masks | None = None,
+    mask: Tensor | Iterable[Tensor] | None = None,
     positions: Sequence[int] | None = None,
 ) -> list[Measured]:
-    """What can be measured of any pictures in an order: features, LPIPS, FID, PSNR outside a mask.
+    """The measures of any sequence of images: features, LPIPS, FID, PSNR outside a mask.
 
     Args:
-        sources: the pictures before.
-        edited: as many after, of the same sizes.
-        captions: what they show before, and should show after.
-        tools: the networks. Without one, its measures say so.
-        mask: 0 where nothing may change. None: no PSNR.
-        positions: of each picture, rising; neighbours are those that are 1 apart. Default: 0, 1, 2 ...
+        sources: the images before the edit.
+        edited: as many after it, of the same sizes.
+        captions: of the sources, and of the intended edit.
+        tools: the networks. The measures of those that are None give the reason in `missing`.
+        mask: (H, W) in [0, 1], 0 where nothing may change, for all images or for each. None: no PSNR.
+        positions: of each image, increasing; neighbours are those that are 1 apart. Default: 0, 1, 2 ...
 
     Raises:
-        UserError: captions empty or equal, or no pictures.
+        UserError: captions empty or equal, or no images.
     """
     count = len(positions) if positions is not None else sum(1 for _ in sources)
-    expect(count > 0, "pictures", "at least one", "none")
-    near = _near(positions if positions is not None else range(count))
+    expect(count > 0, "images", "at least one", "none")
+    near = _are_neighbours(positions if positions is not None else range(count))
+    lpips = tools.lpips
     return [
         *_features(sources, edited, captions, tools, near),
-        *_networks(sources, edited, tools, near),
-        _outside(sources, edited, mask),
+        measured("lpips", (), missing=tools.reason(LPIPS))
+        if lpips is None
+        else _tried("lpips", lambda: lpips.consecutive(edited)[near].tolist()),
+        _fid(sources, edited, tools),
+        _psnr_outside(sources, edited, mask),
     ]
 
 
 def measure_video(
-    sources: Pictures,
-    edited: Pictures,
+    sources: Images,
+    edited: Images,
     captions: Captions,
     tools: Tools,
     *,
-    mask: Masks | None = None,
+    mask: Tensor | Iterable[Tensor] | None = None,
     positions: Sequence[int] | None = None,
 ) -> list[Measured]:
-    """What measure_views measures, and the warp error of edit and source. Arguments as there."""
+    """The measures of measure_views, and the warp errors of edit and source. Arguments as there."""
     several = measure_views(sources, edited, captions, tools, mask=mask, positions=positions)
-    return [*several[:-1], *_warps(sources, edited, positions), several[-1]]
+    return [*several[:-1], *_warp_errors(sources, edited, positions), several[-1]]
 
 
 def measure_panorama(
-    source: Tensor,
-    edited: Tensor,
-    captions: Captions,
-    tools: Tools,
-    *,
-    mask: Tensor | None = None,
-    borders: Borders | None = None,
+    source: Tensor, edited: Tensor, captions: Captions, tools: Tools, *, borders: Borders | None = None
 ) -> list[Measured]:
-    """As measure_panoramas, of one."""
-    return measure_panoramas([PanoramaPair(source, edited, mask, borders)], captions, tools)
+    """measure_panoramas of one."""
+    return measure_panoramas([PanoramaPair(source, edited, borders=borders)], captions, tools)
 
 
 def measure_panoramas(pairs: Iterable[PanoramaPair], captions: Captions, tools: Tools) -> list[Measured]:
-    """What can be measured of panoramas: features of square parts of them, seam score, PSNR outside masks.
+    """The measures of panoramas: features of square parts of them, seam score, PSNR outside masks.
 
-    The parts (see squares) are the items, overlapping parts of one panorama the neighbours.
+    The parts (see squares) are the items, neighbouring parts of one panorama the pairs.
 
     Args:
-        pairs: can be gone through several times.
-        captions: what they show before, and should show after.
+        pairs: can be iterated several times.
+        captions: of the sources, and of the intended edit.
         tools: the networks.
 
     Raises:
         UserError: captions empty or equal, no panoramas, or a pair of two sizes.
     """
-    sizes, masks, seams = [], False, []
+    sizes, seams, outside = [], [], []
     for pair in pairs:
         expect(pair.source.shape == pair.edited.shape, "edited", "the size of the source", "another")
         sizes.append(pair.source.shape[-2:])
-        masks = masks or pair.mask is not None
         if pair.borders is not None:
-            seams.append(_seams(pair, pair.borders))
-    sources = Again(lambda: (part for pair in pairs for part in cut(pair.source)))
-    edited = Again(lambda: (part for pair in pairs for part in cut(pair.edited)))
-    outside = [_decibels(pair.source, pair.edited, pair.mask) for pair in pairs] if masks else []
+            seams.append(_seam_score(pair, pair.borders))
+        if pair.mask is not None:
+            outside.append(_decibels(pair.source, pair.edited, pair.mask))
+    sources = Reiterable(lambda: (part for pair in pairs for part in cut(pair.source)))
+    edited = Reiterable(lambda: (part for pair in pairs for part in cut(pair.edited)))
     no_seams = "" if seams else "the windows are not known; name them with --window and --stride"
-    near = _near(part_positions(sizes))
+    near = _are_neighbours(part_positions(sizes))
     return [
         *_features(sources, edited, captions, tools, near),
         _fid(sources, edited, tools),
         measured("seam_score", seams, missing=no_seams),
-        measured("psnr_outside_mask", outside, missing="" if masks else NO_MASK, over="whole"),
+        measured("psnr_outside_mask", outside, missing="" if outside else NO_MASK, over="whole"),
     ]
 
 
 def part_positions(sizes: Iterable[Sequence[int]]) -> list[int]:
-    """A position for each square part of panoramas of these (H, W): a gap keeps panoramas apart."""
+    """A position for each square part of panoramas of these (H, W), with gaps between panoramas."""
     positions: list[int] = []
     for size in sizes:
         start = positions[-1] + 2 if positions else 0
@@ -154,9 +160,9 @@ def part_positions(sizes: Iterable[Sequence[int]]) -> list[int]:
 
 
 def squares(size: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Where the square parts of a picture of (H, W) lie: top, left, side.
+    """Top, left and side of the square parts of an image of (H, W).
 
-    Their side is the short side; as few as cover all, evenly spaced, so that they overlap little.
+    The side is the short side of the image; as few as cover it, evenly spaced, so that they overlap little.
     """
     short, long = min(size), max(size)
     count = math.ceil(long / short)
@@ -170,18 +176,8 @@ def cut(image: Tensor) -> Iterator[Tensor]:
         yield image[..., top : top + side, left : left + side]
 
 
-@dataclass(frozen=True)
-class Again(Generic[Item]):
-    """An iterable that begins anew at every iteration."""
-
-    begin: Callable[[], Iterator[Item]]
-
-    def __iter__(self) -> Iterator[Item]:
-        return self.begin()
-
-
-def _near(positions: Sequence[int]) -> Tensor:
-    """Which consecutive pictures are neighbours, (N - 1,) bool."""
+def _are_neighbours(positions: Sequence[int]) -> Tensor:
+    """Which consecutive images are neighbours, (N - 1,) bool."""
     return torch.tensor([after - before == 1 for before, after in pairwise(positions)], dtype=torch.bool)
 
 
@@ -196,7 +192,7 @@ _OF_FEATURES = (
 
 
 def _features(
-    sources: Pictures, edited: Pictures, captions: Captions, tools: Tools, near: Tensor
+    sources: Images, edited: Images, captions: Captions, tools: Tools, near: Tensor
 ) -> list[Measured]:
     captions.check()
     if tools.clip is None:
@@ -215,28 +211,19 @@ def _features(
     return [measured(key, v.tolist(), label=label) for key, v in zip(_OF_FEATURES, values, strict=True)]
 
 
-def _networks(sources: Pictures, edited: Pictures, tools: Tools, near: Tensor) -> list[Measured]:
-    lpips = tools.lpips
-    if lpips is None:
-        distances = measured("lpips", (), missing=tools.reason(LPIPS))
-    else:
-        distances = _tried("lpips", lambda: lpips.consecutive(edited)[near].tolist())
-    return [distances, _fid(sources, edited, tools)]
-
-
-def _fid(sources: Pictures, edited: Pictures, tools: Tools) -> Measured:
+def _fid(sources: Images, edited: Images, tools: Tools) -> Measured:
     inception = tools.inception
     if inception is None:
         return measured("fid", (), missing=tools.reason(FID))
     return _tried("fid", lambda: [inception.fid(sources, edited)])
 
 
-def _warps(sources: Pictures, edited: Pictures, positions: Sequence[int] | None) -> list[Measured]:
+def _warp_errors(sources: Images, edited: Images, positions: Sequence[int] | None) -> list[Measured]:
     try:
         pairs = warp_errors(edited, sources)
-    except UserError as error:  # too small for a flow
+    except UserError as error:  # too small for optical flow
         return [measured(key, (), missing=str(error)) for key in ("warp_error", "source_warp_error")]
-    near = _near(positions if positions is not None else range(len(pairs) + 1)).tolist()
+    near = _are_neighbours(positions if positions is not None else range(len(pairs) + 1)).tolist()
     kept = [pair for pair, is_near in zip(pairs, near, strict=True) if is_near]
     return [
         measured("warp_error", (pair[0] for pair in kept)),
@@ -245,14 +232,14 @@ def _warps(sources: Pictures, edited: Pictures, positions: Sequence[int] | None)
 
 
 def _tried(key: str, compute: Callable[[], Sequence[float]]) -> Measured:
-    """A measure, or why the pictures do not do for it."""
+    """A measure, or why these images do not allow it."""
     try:
         return measured(key, compute())
     except UserError as error:
         return measured(key, (), missing=str(error))
 
 
-def _outside(sources: Pictures, edited: Pictures, mask: Masks | None) -> Measured:
+def _psnr_outside(sources: Images, edited: Images, mask: Tensor | Iterable[Tensor] | None) -> Measured:
     if mask is None:
         return measured("psnr_outside_mask", (), missing=NO_MASK)
     masks = repeat(mask) if isinstance(mask, Tensor) else mask
@@ -260,8 +247,8 @@ def _outside(sources: Pictures, edited: Pictures, mask: Masks | None) -> Measure
     return measured("psnr_outside_mask", values)
 
 
-def _seams(pair: PanoramaPair, borders: Borders) -> float:
-    """The seam score; NaN where the source is flat, or no border lies inside."""
+def _seam_score(pair: PanoramaPair, borders: Borders) -> float:
+    """NaN where the source is flat, or no border lies inside."""
     try:
         score = seam_score(pair.edited, pair.source, *borders)
     except ZeroDivisionError:
@@ -269,6 +256,6 @@ def _seams(pair: PanoramaPair, borders: Borders) -> float:
     return score if math.isfinite(score) else math.nan
 
 
-def _decibels(source: Tensor, edited: Tensor, mask: Tensor | None) -> float:
-    """PSNR where the mask is 0, at most CAP_DB; NaN where it is nowhere, or there is no mask."""
-    return math.nan if mask is None else min(psnr(edited, source, mask == 0), CAP_DB)
+def _decibels(source: Tensor, edited: Tensor, mask: Tensor) -> float:
+    """PSNR where the mask is 0, at most CAP_DB; NaN where it is nowhere 0."""
+    return min(psnr(edited, source, mask == 0), CAP_DB)

@@ -1,9 +1,10 @@
-"""report.html: one file that opens without a network, pictures and plots inside."""
+"""The files of a report: report.json, and report.html, one file with images and plots inside."""
 
 import base64
 import io
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +16,47 @@ from csd_core.evaluation.report import Report, amount, heading
 from csd_core.image_ops import editor_size, resize
 from csd_core.io.images import quantise
 
-MOST_PICTURES = 24
-"""So many items are shown, evenly chosen."""
+MAX_ITEMS = 24
+"""Items that are shown at most, evenly spaced."""
 SIDE = 160
-"""Short side of a picture in the report, in pixels, if it is larger."""
+"""Short side of an image in the report, in pixels, if it is larger."""
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
-def page(report: Report, told: Mapping[str, Any], sources: Iterable[Tensor], edited: Iterable[Tensor]) -> str:
-    """The HTML of a report.
+def write_report(folder: Path, report: Report, sources: Iterable[Tensor], edited: Iterable[Tensor]) -> None:
+    """Write report.json and report.html into an existing folder.
 
     Args:
-        report: what to tell.
-        told: the same as JSON values.
-        sources: the items, (3, H, W) in [0, 1] each.
+        folder: see files.folder_written_beside.
+        report: the content.
+        sources: the items, (3, H, W) in [0, 1] each, for the images of the page.
         edited: likewise.
     """
     import jinja2
 
+    content = report.as_json()
+    (folder / "report.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        told=told,
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        content=content,
         heading=heading(report),
         rows=[(measure, amount(measure)) for measure in report.measures],
+        sections=[(section, _data_uri("png", section.picture.read_bytes())) for section in report.sections],
         shown=_shown(report, sources, edited),
         total=len(report.names),
         plots=[(m, _plot(m, _places(report, m))) for m in report.measures if m.over != "whole" and m.n > 1],
     )
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def _shown(report: Report, sources: Iterable[Tensor], edited: Iterable[Tensor]) -> list[dict[str, Any]]:
-    """Name, pictures and numbers of items, evenly chosen; numbers of a pair stand at its first item."""
-    count = min(len(report.names), MOST_PICTURES)
+    """Name, images and numbers of evenly spaced items; numbers of a pair are shown at its first item."""
+    count = min(len(report.names), MAX_ITEMS)
     chosen = set(np.linspace(0, len(report.names) - 1, count).round().astype(int).tolist())
-    # a picture at a time, of a stream as well
     return [
         {
             "name": report.names[k],
-            "pictures": [("source", _jpeg(before)), ("edit", _jpeg(after))],
+            "images": [("source", _jpeg(before)), ("edit", _jpeg(after))],
             "numbers": [(m.title, m.over, value) for m in report.measures for value in _at(report, m, k)],
         }
         for k, (before, after) in enumerate(zip(sources, edited, strict=True))
@@ -61,7 +65,7 @@ def _shown(report: Report, sources: Iterable[Tensor], edited: Iterable[Tensor]) 
 
 
 def _at(report: Report, measure: Measured, item: int) -> list[str]:
-    """The value of an item, or of the pair that it begins; none if it has none."""
+    """The value of an item, or of the pair that it starts; empty if it has none."""
     if measure.over == "whole":
         return []
     places = range(len(report.names)) if measure.over == "item" else [first for first, _ in report.pairs]
@@ -70,18 +74,22 @@ def _at(report: Report, measure: Measured, item: int) -> list[str]:
 
 
 def _jpeg(image: Tensor) -> str:
-    """A small picture as a data URI."""
+    """A small copy of an image as a data URI."""
     from PIL import Image
 
     size = (image.shape[-2], image.shape[-1])
     small = resize(image, editor_size(*size, SIDE)) if min(size) > SIDE else image
     file = io.BytesIO()
     Image.fromarray(quantise(small, np.uint8)).save(file, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return _data_uri("jpeg", file.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _places(report: Report, measure: Measured) -> Sequence[float]:
-    """Where each value is drawn: at its item, or between the two of a pair."""
+    """The x coordinate of each value: of its item, or between the two of a pair."""
     if measure.over == "item":
         return list(report.positions)
     return [report.positions[first] + 0.5 for first, _ in report.pairs]
@@ -105,4 +113,4 @@ def _plot(measure: Measured, places: Sequence[float]) -> str:
         axes.spines[["top", "right"]].set_visible(False)
         axes.locator_params(axis="x", integer=True)
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue().encode()).decode()}"
+    return _data_uri("svg+xml", file.getvalue().encode())

@@ -1,16 +1,15 @@
-"""What an evaluation leaves: report.json with every number, report.html to look at, and a table."""
+"""The content of an evaluation's report: as JSON, as a table on the terminal, and the check of its folder."""
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from csd_core.errors import expect
 from csd_core.evaluation.measures import Measured
@@ -20,26 +19,38 @@ from csd_core.machine import describe_machine, versions
 
 NOT_MEASURED = "not measured"
 PACKAGES = ("open_clip_torch", "lpips", "torchmetrics", "torch-fidelity", "opencv-python-headless")
-_OURS = {"report.json", "report.html", "frames"}
+BEFORE_AFTER = "before_after.png"
+_OURS = {"report.json", "report.html", "frames", BEFORE_AFTER}
+
+
+class Section(NamedTuple):
+    """A further table of a report, with an image."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+    picture: Path
 
 
 @dataclass
 class Report:
-    """All that is told of an evaluation.
+    """The content of a report.
 
     Attributes:
         command: such as "csd-evaluate video".
         options: of the command, as JSON values.
-        captions: what the source shows, and what the edit should show.
+        captions: of the source, and of the intended edit.
         tools: the networks.
         inputs: path -> SHA-256.
         names: of the items.
         positions: of the items; neighbours are those that are 1 apart.
-        measures: what was measured.
-        broken: a line on each file that could not be read.
+        measures: the results.
+        broken: an error message for each file that could not be read.
         notes: what a user should know.
-        settings: what else the numbers hang on, as JSON values.
-        seconds: that it took.
+        settings: what else the numbers depend on, as JSON values.
+        seconds: that the evaluation took.
+        sections: further tables of the HTML page.
     """
 
     command: str
@@ -54,6 +65,7 @@ class Report:
     notes: Sequence[str] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    sections: Sequence[Section] = ()
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -62,7 +74,7 @@ class Report:
         return [(a, b) for (a, here), (b, there) in numbered if there - here == 1]
 
     def as_json(self) -> dict[str, Any]:
-        """Everything; None where a number is not defined."""
+        """The content of report.json; None where a number is not defined."""
         clip = self.tools.clip
         extractor = {name: getattr(clip, name) for name in ("name", "label", "identity")} if clip else None
         return {
@@ -74,7 +86,7 @@ class Report:
             **self.settings,
             "items": list(self.names),
             "pairs": [[self.names[a], self.names[b]] for a, b in self.pairs],
-            "measures": [_finite(asdict(measure)) for measure in self.measures],
+            "measures": [_as_json(measure) for measure in self.measures],
             "broken": list(self.broken),
             "missing": self.tools.missing,
             "notes": list(self.notes),
@@ -84,28 +96,12 @@ class Report:
         }
 
 
-def write_report(folder: Path, report: Report, sources: Iterable[Tensor], edited: Iterable[Tensor]) -> None:
-    """Write report.json and report.html into a folder that is there.
-
-    Args:
-        folder: see files.folder_written_beside.
-        report: what to tell.
-        sources: the items, (3, H, W) in [0, 1] each, for pictures in the report.
-        edited: likewise.
-    """
-    from csd_core.evaluation.page import page
-
-    told = report.as_json()
-    (folder / "report.json").write_text(json.dumps(told, indent=1, allow_nan=False) + "\n")
-    (folder / "report.html").write_text(page(report, told, sources, edited), encoding="utf-8")
-
-
 def check_report_folder(output: Path, *inputs: Path) -> None:
     """Check that a report can be written to a folder: a new one, an empty one, or an older report.
 
     Args:
         output: the folder.
-        inputs: files and folders that are read: none of them may be lost.
+        inputs: files and folders that are read, which must not be replaced.
 
     Raises:
         UserError: it holds anything else, or an input, or lies in a folder that is read.
@@ -126,15 +122,15 @@ def check_report_folder(output: Path, *inputs: Path) -> None:
 
 def _is_report(folder: Path) -> bool:
     try:
-        told = json.loads((folder / "report.json").read_text())
+        content = json.loads((folder / "report.json").read_text())
     except (OSError, ValueError):
         return False
-    is_ours = isinstance(told, dict) and str(told.get("command", "")).startswith("csd-evaluate")
+    is_ours = isinstance(content, dict) and str(content.get("command", "")).startswith("csd-evaluate")
     return is_ours and {path.name for path in folder.iterdir()} <= _OURS
 
 
 def print_report(report: Report) -> None:
-    """The measures as a table on the terminal; in a file as wide as it needs."""
+    """Print the measures as a table; in a file as wide as it needs."""
     console = Console()
     if not console.is_terminal:
         console.width = 120
@@ -146,15 +142,13 @@ def print_report(report: Report) -> None:
 
 
 def heading(report: Report) -> str:
-    """By which model the features were made."""
+    """The model of the features."""
     clip = report.tools.clip
-    if clip is None:
-        return "no extractor of features"
-    return f"features of pictures and captions by {clip.name}"
+    return f"features of images and captions by {clip.name}" if clip else "no extractor of features"
 
 
 def amount(measure: Measured) -> str:
-    """Mean and error as people read them."""
+    """Mean and error with their unit."""
     if measure.missing:
         return NOT_MEASURED
     if not measure.n:
@@ -164,10 +158,10 @@ def amount(measure: Measured) -> str:
     return f"{measure.mean:.4g}{error}{unit}"
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
+def _as_json(measure: Measured) -> dict[str, Any]:
     """The fields of a measure with None for NaN."""
-    bare = {name: _or_none(values[name]) for name in ("mean", "error")}
-    return {**values, **bare, "values": [_or_none(value) for value in values["values"]]}
+    numbers = {name: _or_none(getattr(measure, name)) for name in ("mean", "error")}
+    return asdict(measure) | numbers | {"values": [_or_none(value) for value in measure.values]}
 
 
 def _or_none(value: float) -> float | None:

@@ -1,38 +1,46 @@
-"""Where the borders of a panorama's windows lie, as told by a user or by the manifest of the edit."""
+"""The borders of a panorama's windows, from window and stride or from the manifest of the edit."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from csd_core.denoisers.loading import MINI, MINI_FOLDER
+from csd_core.canvas.windows import axis_starts
+from csd_core.choices import DEFAULT_MODEL
+from csd_core.denoisers.families import MINI, MINI_FOLDER
 from csd_core.errors import expect
 from csd_core.evaluation.measuring import Borders
+from csd_core.presets import INSTRUCT_PIX2PIX
+from csd_core.presets import MINI as MINI_PRESETS
 
-_STABLE_DIFFUSION = ("timbrooks/instruct-pix2pix", 512, 8)
+_SIDE, _SCALE = 512, 8
+"""Window and downscaling factor of DEFAULT_MODEL, in pixels."""
 
 
 def borders(size: Sequence[int], window: int, stride: int, margin: int = 0) -> Borders | None:
-    """Where square windows begin and end on a picture of (H, W); None if it is smaller than one.
+    """The borders of square windows on an image of (H, W); None if it is smaller than one or has none.
 
     Args:
         size: H, W.
         window: side of a window in pixels.
         stride: pixels from window to window.
-        margin: pixels around the picture that windows reach over.
+        margin: pixels around the image that windows extend over.
     """
     if min(size) < window:
         return None
-    from csd_core.mini_editor.training.panoramas import borders as along
-
-    rows, columns = (
-        tuple(y for y in along(length, window, stride, margin) if 0 < y < length) for length in size
-    )
+    rows, columns = (_inner_borders(length, window, stride, margin) for length in size)
     return Borders(rows, columns) if rows or columns else None
 
 
+def _inner_borders(length: int, window: int, stride: int, margin: int) -> tuple[int, ...]:
+    """The starts and ends of windows inside a side of `length` pixels."""
+    starts = [start - margin for start in axis_starts(length + 2 * margin, window, stride)]
+    ends = [start + window for start in starts]
+    return tuple(sorted({y for y in (*starts, *ends) if 0 < y < length}))
+
+
 def check(window: int | None, stride: int | None) -> None:
-    """Raise a UserError unless both are given or none, and the windows leave no gap."""
+    """Raise a UserError unless both are given or neither, and the windows leave no gap."""
     both = (window is None) == (stride is None)
     expect(both, "--window, --stride", "both or none", "one of them; name the other as well")
     if window is not None and stride is not None:
@@ -40,40 +48,36 @@ def check(window: int | None, stride: int | None) -> None:
 
 
 def borders_of(edited: Path, size: Sequence[int]) -> Borders | None:
-    """The borders that the manifest which csd-edit-panorama leaves beside its output tells; None if none is.
+    """The borders according to the manifest that csd-edit-panorama writes beside its output; None if unknown.
 
-    An image smaller than a window, which was enlarged, and a 360-degree edit have borders that are not told.
+    Unknown: no manifest, a model that is not on disk, an image smaller than a window, a 360-degree edit.
     """
-    manifest = _read_manifest(edited)
-    options = manifest.get("options", {})
-    known = _geometry(str(options.get("model", ""))) if not options.get("wrap", True) else None
-    if known is None or options.get("method") == "ip2p-resize":
+    options = _read_options(edited)
+    known = None if options.get("wrap", True) else _geometry(str(options.get("model", "")))
+    method = str(options.get("method"))
+    if known is None or method == "ip2p-resize" or min(size) < known[0]:
         return None
     window, scale, default = known
-    method = options.get("method")
     stride = window if method == "ip2p-patch" else (options.get("stride") or default) * scale
-    margin = window - stride if method == "csd" and options.get("borders") == "margin" else 0
+    # a former version had an option for the treatment of borders
+    has_margin = not method.startswith("ip2p-") and options.get("borders", "margin") == "margin"
     padded = [length + -length % scale for length in size]
-    return borders(padded, window, stride, margin) if min(size) >= window else None
+    return borders(padded, window, stride, window - stride if has_margin else 0)
 
 
-def _read_manifest(edited: Path) -> dict[str, Any]:
-    path = edited.with_name(edited.name + ".json")
+def _read_options(edited: Path) -> dict[str, Any]:
+    """The options in the manifest of an edit; empty if there is none."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        manifest = json.loads(edited.with_name(edited.name + ".json").read_text())
+        return dict(manifest["options"]) if manifest["command"] == "csd-edit-panorama" else {}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    good = isinstance(found, dict) and found.get("command") == "csd-edit-panorama"
-    return found if good and isinstance(found.get("options"), dict) else {}
 
 
 def _geometry(model: str) -> tuple[int, int, int] | None:
-    """Side of a window in pixels, pixels of a latent pixel, default stride in these; None if unknown."""
-    from csd_core.presets import PANORAMA, PANORAMA_MINI
-
-    name, side, scale = _STABLE_DIFFUSION
-    if model == name:
-        return side, scale, PANORAMA.stride
+    """Side of a window in pixels, downscaling factor, default stride in latent pixels; None if unknown."""
+    if model == DEFAULT_MODEL:
+        return _SIDE, _SCALE, INSTRUCT_PIX2PIX["panorama"].stride
     folder = MINI_FOLDER if model == MINI else Path(model)
     try:
         unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
@@ -82,4 +86,5 @@ def _geometry(model: str) -> tuple[int, int, int] | None:
         side = int(unet["sample_size"]) * scale
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return side, scale, (PANORAMA_MINI if (folder / "language.json").is_file() else PANORAMA).stride
+    presets = MINI_PRESETS if (folder / "language.json").is_file() else INSTRUCT_PIX2PIX
+    return side, scale, presets["panorama"].stride

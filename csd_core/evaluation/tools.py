@@ -1,7 +1,8 @@
-"""What an evaluation measures with: two captions, and the networks that could be loaded."""
+"""The captions of an evaluation and the networks that it measures with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from csd_core.errors import UserError, expect
@@ -17,7 +18,7 @@ LPIPS, FID = "LPIPS", "FID"
 
 @dataclass(frozen=True)
 class Captions:
-    """What the source shows, and what the edit should show."""
+    """Of the source, and of the intended edit."""
 
     source: str
     target: str
@@ -27,7 +28,7 @@ class Captions:
         for name, caption in (("source", self.source), ("target", self.target)):
             expected = f'a caption of the {name}, such as "a photo of a bear"'
             expect(bool(caption.strip()), f"--{name}-caption", expected, "nothing")
-        got = f"{self.source!r} for both; say what the edit should show"
+        got = f"{self.source!r} for both; describe the intended edit"
         expect(self.source.strip() != self.target.strip(), "captions", "two that differ", got)
 
 
@@ -36,10 +37,10 @@ class Tools:
     """The networks; None where one is not wanted or could not be loaded.
 
     Attributes:
-        clip: features of pictures and captions.
-        lpips: distances between pictures.
-        inception: features for FID.
-        missing: a line on each network that could not be loaded, which begins with its measure.
+        clip: features of images and captions.
+        lpips: distances between images.
+        inception: FID.
+        missing: "MEASURE: why", for each network that could not be loaded.
     """
 
     clip: "ClipExtractor | None" = None
@@ -49,7 +50,7 @@ class Tools:
 
     @property
     def label(self) -> str:
-        """What the numbers of the extractor are called."""
+        """The label of the numbers of the extractor."""
         return self.clip.label if self.clip else "CLIP"
 
     def reason(self, measure: str) -> str:
@@ -57,10 +58,45 @@ class Tools:
         lines = (line for line in self.missing if line.startswith(f"{measure}: "))
         return next(lines, f"{measure}: no network was given").removeprefix(f"{measure}: ")
 
+    def caption_notes(self, captions: Captions) -> list[str]:
+        """A line for each caption with words that the scorer was not trained on."""
+        words = {text: self.clip.unknown_words(text) for text in vars(captions).values()} if self.clip else {}
+        return [
+            f"{self.clip.name} was not trained on {', '.join(dict.fromkeys(unknown))} of {text!r}: use other "
+            "words, or --clip"
+            for text, unknown in words.items()
+            if self.clip and unknown
+        ]
+
     def try_loading(self, measure: str, load: Callable[[], Network]) -> Network | None:
-        """What `load` gives; None, and a line more in `missing`, where it raises a UserError."""
+        """The network that `load` returns; None, and a line in `missing`, where it raises a UserError."""
         try:
             return load()
         except UserError as error:
             self.missing.append(f"{measure}: {error}")
             return None
+
+    def load_image_networks(
+        self, trunk: Path | None, inception: Path | None, *, device: str | None, batch_size: int
+    ) -> None:
+        """Load those of LPIPS and FID; one without weights is noted in `missing`, unless its file was named.
+
+        Args:
+            trunk: weights of AlexNet. None: those in torch hub's folder.
+            inception: weights of Inception. None: likewise.
+            device: cpu, cuda. None: CUDA where there is one.
+            batch_size: images at a time.
+
+        Raises:
+            UserError: a file that was named cannot be read.
+        """
+        from csd_core.evaluation.metrics.perceptual import Inception, Lpips
+
+        def load_lpips() -> Lpips:
+            return Lpips.from_pretrained(trunk=trunk, device=device, batch_size=batch_size)
+
+        def load_inception() -> Inception:
+            return Inception.from_pretrained(weights=inception, device=device)
+
+        self.lpips = load_lpips() if trunk else self.try_loading(LPIPS, load_lpips)
+        self.inception = load_inception() if inception else self.try_loading(FID, load_inception)

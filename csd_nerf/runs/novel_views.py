@@ -1,4 +1,4 @@
-"""A finished run opened again, and its scene rendered from cameras that training never had."""
+"""A finished run opened again, and renders of its scene, among them from novel views."""
 
 import json
 from dataclasses import dataclass
@@ -56,12 +56,11 @@ def find_run(path: Path) -> Path:
     return configs[-1]
 
 
-def base_checkpoint(run: Path, option: str) -> Path:
-    """The scene before the first edit that a run kept.
+def base_checkpoint(run: Path) -> Path:
+    """The checkpoint of the scene before the first edit, which a run keeps.
 
     Args:
         run: the folder of its config.yml.
-        option: the option that names another, for the message.
 
     Raises:
         UserError: there is none.
@@ -71,7 +70,8 @@ def base_checkpoint(run: Path, option: str) -> Path:
     found = sorted((run / BASE_FOLDER).glob("step-*.ckpt"))
     if not found:
         raise UserError(
-            f"{run / BASE_FOLDER}: expected the scene before the edit, found none; name another with {option}"
+            f"{run / BASE_FOLDER}: expected the scene before the edit, found none; name another with "
+            "csd-evaluate scene --source"
         )
     return found[-1]
 
@@ -83,7 +83,7 @@ def open_scene(run: Path) -> Scene:
         run: its folder or config.yml.
 
     Raises:
-        UserError: it is none, or has no checkpoints.
+        UserError: there is no run, or it has no checkpoints.
     """
     from nerfstudio.utils.eval_utils import eval_setup
 
@@ -93,13 +93,13 @@ def open_scene(run: Path) -> Scene:
     checkpoints = latest_checkpoint(config_path).parent
     with mock.patch(LPIPS_CLASS, LazyLPIPS):  # a run of plain nerfacto would download AlexNet here
         config, pipeline, _, _ = eval_setup(
-            config_path, test_mode="test", update_config_callback=_at_home(checkpoints)
+            config_path, test_mode="test", update_config_callback=_load_from(checkpoints)
         )
     return Scene(config, pipeline)
 
 
 def latest_checkpoint(config_path: Path) -> Path:
-    """The last one that the run of a config.yml saved.
+    """The last checkpoint of the run of a config.yml.
 
     Raises:
         UserError: there is none.
@@ -112,10 +112,10 @@ def latest_checkpoint(config_path: Path) -> Path:
 
 
 def load_weights(pipeline: "Pipeline", checkpoint: Path) -> None:
-    """Put the weights of a checkpoint in the place of those of an opened run.
+    """Replace the weights of an opened run by those of a checkpoint.
 
     Raises:
-        UserError: they are of another scene.
+        UserError: the checkpoint is of another scene.
     """
     own = pipeline.state_dict().keys()
     weights = read_checkpoint(checkpoint)["pipeline"]
@@ -126,8 +126,8 @@ def load_weights(pipeline: "Pipeline", checkpoint: Path) -> None:
         raise UserError(f"{checkpoint}: a checkpoint of another scene: {reason}") from error
 
 
-def _at_home(checkpoints: Path) -> Any:
-    """nerfstudio looks for checkpoints where the run was made; the run may have been moved since."""
+def _load_from(checkpoints: Path) -> Any:
+    """nerfstudio looks for checkpoints where the run was trained; the run may have been moved since."""
 
     def update(config: "TrainerConfig") -> "TrainerConfig":
         config.load_step = None
@@ -138,22 +138,25 @@ def _at_home(checkpoints: Path) -> Any:
 
 
 def novel_cameras(scene: Scene, num_views: int, width: int | None = None) -> "Cameras":
-    """Cameras on the way from one camera of the capture to the next, VIEWS_BETWEEN each, in order.
+    """Cameras on the path from one camera of the capture to the next, VIEWS_BETWEEN each, in order.
 
-    The captured cameras are ordered by nearness, as nerfstudio does, and the way begins at the first of them;
-    none of them is on it, only points between. Where there is not enough way, there are fewer.
+    nerfstudio orders the captured cameras by distance; the path starts at the first, and holds none of the
+    captured ones. Where it is too short there are fewer cameras.
 
     Args:
         scene: an opened run.
-        num_views: how many, at least 1.
+        num_views: number of cameras, at least 1.
         width: of the renders in pixels, where smaller than the capture's.
+
+    Raises:
+        UserError: fewer than 1 view, 2 captured cameras or 16 pixels.
     """
     from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
 
     expect(num_views >= 1, "num-views", "at least 1", num_views)
     captured = cast(Any, scene.pipeline.datamanager).train_dataset.cameras.to("cpu")
     expect(len(captured) >= 2, "capture", "at least 2 cameras", len(captured))
-    each = 2 * VIEWS_BETWEEN + 1  # both ends, and what lies between; every second one is kept
+    each = 2 * VIEWS_BETWEEN + 1  # from one captured camera to the next; every second one is kept
     path = get_interpolated_camera_path(captured, each, order_poses=True)
     kept = [k for k in range(len(path)) if k % each % 2 == 1][:num_views]
     cameras = path[torch.tensor(kept)]
@@ -165,7 +168,7 @@ def novel_cameras(scene: Scene, num_views: int, width: int | None = None) -> "Ca
 
 
 def cameras_from_file(path: Path, width: int | None = None) -> "Cameras":
-    """The camera path that nerfstudio's viewer saved.
+    """The cameras of a file that nerfstudio's viewer saved. width: as of novel_cameras.
 
     Raises:
         UserError: it cannot be read, or is something else.
@@ -173,9 +176,9 @@ def cameras_from_file(path: Path, width: int | None = None) -> "Cameras":
     from nerfstudio.cameras.camera_paths import get_path_from_json
 
     try:
-        told = json.loads(path.read_text())
-        cameras = get_path_from_json(told)
-        size = (told["render_width"], told["render_height"])
+        content = json.loads(path.read_text())
+        cameras = get_path_from_json(content)
+        size = (content["render_width"], content["render_height"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         wanted = "expected a camera_path.json of nerfstudio's viewer"
         raise UserError(f"{path}: {wanted}, got {type(error).__name__}: {error}") from error
@@ -195,16 +198,18 @@ def _at_most(cameras: "Cameras", width: int | None) -> "Cameras":
 
 
 @torch.no_grad()
+def render_view(model: "Model", cameras: "Cameras", index: int) -> tuple[Tensor, Tensor]:
+    """Colours (3, H, W) in [0, 1] and depths (H, W) along the ray, of one camera, on the CPU."""
+    outputs = model.get_outputs_for_camera(cameras[index : index + 1].to(model.device))
+    return outputs["rgb"].permute(2, 0, 1).clamp(0, 1).cpu(), outputs["depth"][..., 0].cpu()
+
+
 def render_views(pipeline: "Pipeline", cameras: "Cameras") -> Views:
     """Render a scene from cameras of one size."""
-    model, device = cast("Model", pipeline.model).eval(), pipeline.device
-    frames, depths = [], []
-    for k in range(len(cameras)):
-        outputs = model.get_outputs_for_camera(cameras[k : k + 1].to(device))
-        frames.append(outputs["rgb"].permute(2, 0, 1).clamp(0, 1).cpu())
-        depths.append(outputs["depth"][..., 0].cpu())
-    focal, centre = ([cameras.fx, cameras.fy], [cameras.cx, cameras.cy])
-    pinholes = Pinholes(
-        torch.cat(focal, dim=-1).cpu(), torch.cat(centre, dim=-1).cpu(), cameras.camera_to_worlds.cpu()
+    model = cast("Model", pipeline.model).eval()
+    frames, depths = zip(*(render_view(model, cameras, k) for k in range(len(cameras))), strict=True)
+    focal, centre = (
+        torch.cat(pair, dim=-1).cpu() for pair in ((cameras.fx, cameras.fy), (cameras.cx, cameras.cy))
     )
+    pinholes = Pinholes(focal, centre, cameras.camera_to_worlds.cpu())
     return Views(torch.stack(frames), torch.stack(depths), pinholes)

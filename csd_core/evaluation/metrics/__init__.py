@@ -1,1 +1,1 @@
-"""Measures of whole evaluations, on features that a model gave: no model in here."""
+"""Pure measures of features and pixels, and the networks that give the features."""

@@ -1,7 +1,7 @@
-"""Features of pictures and captions by models of open_clip, for the measures of clip.py.
+"""Features of images and captions by models of open_clip, for the measures of clip.py.
 
-Among them is the scorer, a small model that ships with this package (mini_editor/scorer): its features are of
-the mini editor's world alone, and its numbers are never called CLIP's.
+One of them is the scorer, a small model that ships with this package (mini_editor/scorer). It was trained on
+the mini editor's instructions alone, so its numbers are never labelled CLIP.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from csd_core.denoisers.runtime.device import resolve_device
 from csd_core.errors import UserError, expect
 from csd_core.evaluation.metrics.features_cache import FeaturesCache
 from csd_core.io.files import file_hash
@@ -38,28 +39,28 @@ _WAY_OUT = "give a file with --clip-weights, or use --clip mini, which ships wit
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a model is made of."""
+class _Source:
+    """The parts of a model, for open_clip."""
 
     architecture: str
-    """As open_clip knows it."""
+    """The name of its config in open_clip."""
     weights: str
     """A file, or a tag of open_clip."""
     name: str
     identity: str
     preprocess: dict[str, Any] | None = None
     quick_gelu: bool = False
-    """The weights were trained with another activation than open_clip's config of that name has."""
+    """The weights were trained with QuickGELU, which open_clip's config of that name may not say."""
     words: frozenset[str] | None = None
 
 
 class ClipExtractor:
-    """Features of pictures and captions.
+    """Features of images and captions.
 
     Attributes:
-        name: what reports call the model.
-        label: "CLIP", or "scorer" for the one that ships.
-        identity: differs wherever features may.
+        name: of the model, for reports.
+        label: of its numbers: "CLIP", or "scorer" for the model that ships.
+        identity: differs wherever features may differ.
     """
 
     def __init__(
@@ -76,11 +77,8 @@ class ClipExtractor:
         cache: Path | None = None,
     ) -> None:
         self.name, self.label, self.identity = name, label, identity
-        self._model, self._preprocess, self._tokenizer = (
-            model.eval().requires_grad_(False),
-            preprocess,
-            tokenizer,
-        )
+        self._model = model.eval().requires_grad_(False)
+        self._preprocess, self._tokenizer = preprocess, tokenizer
         self._words, self._batch_size = words, batch_size
         self._cache = FeaturesCache(cache, identity) if cache else None
 
@@ -102,9 +100,9 @@ class ClipExtractor:
                 layout of open_clip's hub; or mini, the scorer that ships.
             weights: a checkpoint file of that architecture, safetensors or torch's.
             device: cpu, cuda. None: CUDA where there is one.
-            batch_size: pictures at a time.
-            cache: folder where features of pictures are kept, by their content and the model's.
-            local_files_only: never touch the network.
+            batch_size: images at a time.
+            cache: folder where features of images are kept, by hash of image and model.
+            local_files_only: do not use the network.
 
         Raises:
             UserError: an unknown name, or weights that are missing, out of reach or of another architecture.
@@ -112,12 +110,10 @@ class ClipExtractor:
         import open_clip
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
-        from csd_core.denoisers.loading import resolve_device
-
         expect(batch_size >= 1, "batch-size", "at least 1", batch_size)
         where = resolve_device(device)
         found = _find(model, weights, local_files_only)
-        for chatty in ("open_clip", "huggingface_hub"):  # the second tells of every retry, twice
+        for chatty in ("open_clip", "huggingface_hub"):
             logging.getLogger(chatty).setLevel(logging.ERROR)
         try:
             network: Any = open_clip.create_model(
@@ -129,7 +125,7 @@ class ClipExtractor:
             )
             tokenizer = _tokenizer(found.architecture, local_files_only)
         except Exception as error:  # torch, safetensors, the hub, odd configs: each has its own types
-            raise UserError(_what_failed(found, error)) from error
+            raise UserError(_load_error(found, error)) from error
         preprocess: Any = image_transform_v2(PreprocessCfg(**network.visual.preprocess_cfg), is_train=False)
         return cls(
             network,
@@ -149,10 +145,10 @@ class ClipExtractor:
 
     @torch.no_grad()
     def images(self, images: Iterable[Tensor]) -> Tensor:
-        """Features of pictures.
+        """Features of images.
 
         Args:
-            images: (3, H, W) in [0, 1] each, of any number; batch_size of them are held at a time.
+            images: (3, H, W) in [0, 1] each, of any sizes; batch_size of them are held at a time.
 
         Returns:
             (N, D) float32 on the CPU.
@@ -160,7 +156,7 @@ class ClipExtractor:
         waiting, features = iter(images), []
         while batch := list(islice(waiting, self._batch_size)):
             features += self._batch(batch)
-        expect(len(features) > 0, "pictures", "at least one", "none")
+        expect(len(features) > 0, "images", "at least one", "none")
         return torch.stack(features)
 
     @torch.no_grad()
@@ -169,13 +165,13 @@ class ClipExtractor:
         return self._model.encode_text(self._tokenizer(list(texts)).to(self._device)).float().cpu()
 
     def unknown_words(self, text: str) -> list[str]:
-        """Words that the scorer was not taught, which count for nothing; of other models none."""
+        """Words that the scorer was not trained on, which it ignores; none for other models."""
         if self._words is None:
             return []
         return [word for word in re.findall(r"[a-z]+", text.lower()) if word not in self._words]
 
     def _batch(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """A row for each picture, read back where it is kept."""
+        """A row for each image, from the cache where it is there."""
         pictures = [quantise(image.detach().cpu(), np.uint8) for image in images]
         rows = [self._cache.read(picture) if self._cache else None for picture in pictures]
         missing = [k for k, row in enumerate(rows) if row is None]
@@ -189,8 +185,8 @@ class ClipExtractor:
         return [row for row in rows if row is not None]
 
 
-def _find(model: str, weights: Path | None, local_files_only: bool) -> _Found:
-    """Where a model's parts are, checked as far as can be without loading it."""
+def _find(model: str, weights: Path | None, local_files_only: bool) -> _Source:
+    """The parts of a model, checked as far as possible without loading it."""
     if weights is not None:
         expect(weights.is_file(), "--clip-weights", "a checkpoint file", f"{weights}, which is not there")
     folder = SCORER_FOLDER if model == SCORER else Path(model)
@@ -201,7 +197,7 @@ def _find(model: str, weights: Path | None, local_files_only: bool) -> _Found:
     return _by_name(model, weights, local_files_only)
 
 
-def _in_folder(model: str, folder: Path, weights: Path | None) -> _Found:
+def _in_folder(model: str, folder: Path, weights: Path | None) -> _Source:
     import open_clip
 
     config, stored, words = folder / CONFIG, weights or folder / WEIGHTS, folder / WORDS
@@ -224,7 +220,7 @@ def _in_folder(model: str, folder: Path, weights: Path | None) -> _Found:
     with tempfile.TemporaryDirectory() as scratch:  # open_clip reads configs from files alone
         (Path(scratch) / f"{name}.json").write_text(json.dumps(architecture))
         open_clip.add_model_config(scratch)
-    return _Found(
+    return _Source(
         name,
         str(stored),
         "mini scorer" if model == SCORER else f"{model}{f' with {weights.name}' if weights else ''}",
@@ -244,12 +240,12 @@ def _tokenizer(architecture: str, local_files_only: bool) -> Callable[[list[str]
 
 
 def _hub_folder(repo: str, local_files_only: bool) -> Path:
-    from csd_core.denoisers.hub import fetch_from_hub
+    from csd_core.denoisers.runtime.hub import fetch_from_hub
 
     return fetch_from_hub(repo, [CONFIG, WEIGHTS], local_files_only=local_files_only)
 
 
-def _by_name(model: str, weights: Path | None, local_files_only: bool) -> _Found:
+def _by_name(model: str, weights: Path | None, local_files_only: bool) -> _Source:
     import open_clip
 
     architecture, _, tag = model.partition("/")
@@ -260,21 +256,21 @@ def _by_name(model: str, weights: Path | None, local_files_only: bool) -> _Found
         raise UserError(f"--clip: expected a model of open_clip, a folder or mini, got {model!r}{hint}")
     if weights is not None:
         name = f"{weights.name} as {architecture}"
-        return _Found(architecture, str(weights), name, f"{architecture} {file_hash(weights)}")
+        return _Source(architecture, str(weights), name, f"{architecture} {file_hash(weights)}")
     tags: list[str] = open_clip.list_pretrained_tags_by_model(architecture)
     expect(bool(tags), "--clip", f"a file with --clip-weights, for {architecture} has no weights", "none")
     tag = tag or DEFAULT_TAGS.get(architecture, tags[-1])
     expect(tag in tags, "--clip", f"{architecture} with one of {', '.join(tags)}", tag)
     stored = _downloaded(architecture, tag) if local_files_only else tag
-    # said here, since open_clip knows neither of a file, and warns at most where its config has no QuickGELU
+    # open_clip applies neither preprocessing nor QuickGELU of a tag to weights from a file
     trained: dict[str, Any] = dict(open_clip.get_pretrained_cfg(architecture, tag) or {})
     quick = bool(trained.get("quick_gelu"))
     name, identity = f"{architecture} ({tag})", f"{architecture}/{tag}"
-    return _Found(architecture, stored, name, identity, trained, quick)
+    return _Source(architecture, stored, name, identity, trained, quick)
 
 
 def _downloaded(architecture: str, tag: str) -> str:
-    """The file of a tag in the hub's cache."""
+    """The weights of a tag in the hub's cache."""
     import open_clip
     from huggingface_hub import try_to_load_from_cache
 
@@ -286,10 +282,10 @@ def _downloaded(architecture: str, tag: str) -> str:
     raise UserError(f"--clip: {architecture} ({tag}) is not in the local cache; {_WAY_OUT}")
 
 
-def _what_failed(found: _Found, error: Exception) -> str:
-    """One line of what loading said."""
-    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _load_error(found: _Source, error: Exception) -> str:
+    """The error of open_clip in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if Path(found.weights).is_file():
-        mismatch = next((line for line in said[1:]), said[0] if said else type(error).__name__)
+        mismatch = [type(error).__name__, *lines[:2]][-1]
         return f"{found.weights}: expected weights of {found.name}, got others: {mismatch[:200]}"
     return f"--clip: {found.name} is out of reach ({type(error).__name__}); {_WAY_OUT}"

@@ -1,4 +1,4 @@
-"""Features of pictures in a folder, found by the pictures' content and the model's identity."""
+"""Features of images in a folder, by hash of the image and of the model's identity."""
 
 import hashlib
 from pathlib import Path
@@ -11,22 +11,18 @@ from csd_core.io.files import written_beside
 
 
 class FeaturesCache:
-    """Features that a model gave before. Several processes may share the folder."""
+    """Features of one model; several processes may share the folder."""
 
     def __init__(self, folder: Path, identity: str) -> None:
-        """Of the model of this identity, apart from those of others in the folder."""
         self._folder = folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     def read(self, picture: np.ndarray) -> Tensor | None:
-        """The features (D,) float32 of a picture (H, W, 3) uint8; None where there are no whole ones."""
+        """The features (D,) float32 of an image (H, W, 3) uint8; None where there are none."""
         path = self._path(picture)
-        try:
-            return torch.from_numpy(np.load(path, allow_pickle=False)) if path.is_file() else None
-        except (ValueError, EOFError):  # cut off by other hands
-            return None
+        return torch.from_numpy(np.load(path, allow_pickle=False)) if path.is_file() else None
 
     def write(self, picture: np.ndarray, features: Tensor) -> None:
-        """Keep the features (D,) of a picture."""
+        """Keep the features (D,) of an image."""
         with written_beside(self._path(picture)) as beside:
             np.save(beside, features.numpy())
 

@@ -1,11 +1,12 @@
-"""Optical flow between the frames of a video, and how far an edit of it flickers along that flow.
+"""Optical flow between the frames of a video, and the flicker of an edit along that flow.
 
-Images are (3, H, W) in [0, 1]. A flow is (2, H, W) in pixels, x then y: what an image shows at (x, y), the
-other shows at (x, y) + flow. All of it is on the CPU.
+Images are (3, H, W) in [0, 1]. A flow is (2, H, W) in pixels, x then y: the point that one image shows at
+(x, y) is at (x, y) + flow in the other. Everything is computed on the CPU.
 """
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from csd_core.errors import expect
-from csd_core.evaluation.metrics.pixels import LUMA
+from csd_core.image_ops import LUMA
 
 LEAST_SIDES = (8, 12)
-"""Pixels that the short and the long side need, or OpenCV has no patch to match."""
+"""Least pixels of the short and the long side: below, OpenCV has no patch to match."""
 
 
 def optical_flow(image: Tensor, target: Tensor) -> Tensor:
     """Flow from an image to a target, (2, H, W), by OpenCV's DIS (arXiv:1603.03590), medium preset.
 
-    It is found on luma of 8 bits, on the CPU.
+    Computed from 8-bit luma.
 
     Raises:
         UserError: the images are smaller than LEAST_SIDES.
@@ -40,9 +41,9 @@ def optical_flow(image: Tensor, target: Tensor) -> Tensor:
 
 
 def warp(image: Tensor, flow: Tensor) -> Tensor:
-    """Values (C, H, W) fetched from where the flow leads, (C, H, W), bilinear; beyond the edge, the edge's.
+    """Sample an image (C, H, W) where the flow points to: (C, H, W), bilinear, edges repeated.
 
-    With the flow from a frame to `image`, this is `image` brought back to that frame.
+    With the flow from a frame to `image`, this is `image` warped back to that frame.
     """
     x, y = _targets(flow)
     height, width = flow.shape[-2:]
@@ -52,10 +53,10 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
 
 
 def visible(forward: Tensor, backward: Tensor) -> Tensor:
-    """Pixels of a frame that the other frame shows too, (H, W) bool.
+    """Pixels of a frame that are visible in the other frame too, (H, W) bool.
 
-    forward, backward: flows (2, H, W) from the frame to the other, and back. A pixel is hidden where it
-    leaves the picture, or where there and back does not end near the start:
+    forward, backward: flows (2, H, W) from the frame to the other, and back. A pixel is occluded where it
+    leaves the image, or where forward and backward flow do not cancel:
         |f(x) + b(x + f(x))|^2 > 0.01 (|f(x)|^2 + |b(x + f(x))|^2) + 0.5
     (Sundaram, Brox, Keutzer, ECCV 2010; so used by Lai et al., see warp_error).
     """
@@ -69,44 +70,38 @@ def visible(forward: Tensor, backward: Tensor) -> Tensor:
 
 
 def warp_error(frames: Iterable[Tensor], sources: Iterable[Tensor]) -> float:
-    """How far frames differ where the sources say that they show the same: in [0, 1], lower is steadier.
-
-    With f the flow from source k to source k + 1, and V the pixels of k visible in k + 1, the mean over k of
-        mean over V and the channels of (frame_{k+1}(x + f(x)) - frame_k(x))^2
-    as in Lai et al., Learning Blind Video Temporal Consistency, ECCV 2018, in the
-    code of its authors.
-    The sources have an error of their own, from noise, light and wrong flow: it is what to compare with.
-    Pairs where nothing is visible do not count. NaN for one frame.
-
-    Args:
-        frames: (3, H, W) in [0, 1] each. Two are held at a time, of an iterator as well.
-        sources: as many, of the same size.
-    """
+    """The mean of warp_errors over the pairs of frames; NaN for one frame."""
     measured = [error for error, _ in warp_errors(frames, sources) if not math.isnan(error)]
     return sum(measured) / len(measured) if measured else math.nan
 
 
 def warp_errors(frames: Iterable[Tensor], sources: Iterable[Tensor]) -> list[tuple[float, float]]:
-    """The terms of warp_error, pair by pair: of the frames, and of the sources by the same flow.
+    """Flicker of each pair of consecutive frames, and of their sources: in [0, 1], lower is steadier.
 
-    NaN where nothing is visible. Arguments as of warp_error.
+    With f the flow from source k to source k + 1, and V the pixels of k visible in k + 1,
+        mean over V and the channels of (frame_{k+1}(x + f(x)) - frame_k(x))^2
+    as in Lai et al., Learning Blind Video Temporal Consistency, ECCV 2018, in the code of its authors.
+    The error of the sources, from noise, light and wrong flow, is what to compare with.
+
+    Args:
+        frames: (3, H, W) in [0, 1] each; an iterator is read frame by frame.
+        sources: as many, of the same size.
+
+    Returns:
+        N - 1 pairs (frames, sources); NaN where nothing is visible in both.
     """
-    errors, before = [], None
-    for now in zip(frames, sources, strict=True):
-        if before is not None:
-            errors.append(_pair_errors(*before, *now))
-        before = now
-    return errors
+    return [_pair_errors(*pair) for pair in pairwise(zip(frames, sources, strict=True))]
 
 
-def _pair_errors(
-    frame: Tensor, source: Tensor, next_frame: Tensor, next_source: Tensor
-) -> tuple[float, float]:
-    forward = optical_flow(source, next_source)
-    seen = visible(forward, optical_flow(next_source, source))
-    pairs = ((frame, next_frame), (source, next_source))
-    one, other = (float((warp(after, forward) - at).square()[:, seen].mean()) for at, after in pairs)
-    return one, other
+def _pair_errors(now: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """Of (frame, source) and the next (frame, source)."""
+    forward = optical_flow(now[1], after[1])
+    seen = visible(forward, optical_flow(after[1], now[1]))
+    frame, source = (
+        float((warp(later, forward) - earlier).square()[:, seen].mean())
+        for earlier, later in zip(now, after, strict=True)
+    )
+    return frame, source
 
 
 def _luma_levels(image: Tensor) -> np.ndarray:
@@ -116,6 +111,6 @@ def _luma_levels(image: Tensor) -> np.ndarray:
 
 
 def _targets(flow: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the flow leads from every pixel: x and y, (H, W) each."""
+    """Where the flow points to from every pixel: x and y, (H, W) each."""
     height, width = flow.shape[-2:]
     return flow[0] + torch.arange(width), flow[1] + torch.arange(height)[:, None]

@@ -1,10 +1,9 @@
-"""Distances between pictures as networks see them: LPIPS by the lpips package, FID by torchmetrics' network.
+"""Distances between images by networks: LPIPS by the lpips package, FID by torchmetrics.
 
-Both need weights that no package brings. Nothing is downloaded here: a file is named, or lies where torch hub
-keeps it. Pictures are (3, H, W) in [0, 1].
+Both need weights that no package includes. Nothing is downloaded here: a file is named, or lies where torch
+hub keeps it. Images are (3, H, W) in [0, 1].
 """
 
-import math
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from csd_core.denoisers.runtime.device import resolve_device
 from csd_core.errors import UserError, expect
 
 ALEXNET = "alexnet-owt-7be5be79.pth"
@@ -21,14 +21,13 @@ ALEXNET = "alexnet-owt-7be5be79.pth"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 """Of FID, from https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0."""
 LEAST_SIDE = 32
-"""Of a picture for LPIPS, in pixels: of less AlexNet leaves nothing."""
-_FEATURES = 2048
+"""Least side of an image for LPIPS, in pixels: AlexNet needs it."""
 
 
 class Lpips:
-    """LPIPS of AlexNet, version 0.1 (arXiv:1801.03924): 0 for equal pictures, about 0.7 for unrelated ones.
+    """LPIPS of AlexNet, version 0.1 (arXiv:1801.03924): 0 for equal images, about 0.7 for unrelated ones.
 
-    Lower is more alike. Tables 1 to 4 and 9 of the paper, between consecutive frames.
+    Lower is more similar. Tables 1 to 4 and 9 of the paper, between consecutive frames.
     """
 
     def __init__(self, network: Any, batch_size: int = 8) -> None:
@@ -38,7 +37,7 @@ class Lpips:
     def from_pretrained(
         cls, *, trunk: Path | None = None, device: str | None = None, batch_size: int = 8
     ) -> "Lpips":
-        """The network.
+        """Load the network.
 
         Args:
             trunk: torchvision's weights of AlexNet. Default: ALEXNET among torch hub's checkpoints.
@@ -46,17 +45,13 @@ class Lpips:
             batch_size: pairs at a time.
 
         Raises:
-            UserError: the weights are missing, or others.
+            UserError: the weights are missing, or of another network.
         """
         import lpips
 
-        from csd_core.denoisers.loading import resolve_device
-
-        expect(batch_size >= 1, "batch-size", "at least 1", batch_size)
-        where = resolve_device(device)
         path = _weights(trunk, ALEXNET, "--lpips-weights", "https://download.pytorch.org/models")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lpips calls torchvision the old way
+            warnings.simplefilter("ignore")  # lpips uses an old interface of torchvision
             network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
         state = _read(path)
         names = {name: f"features.{name.split('.', 1)[1]}" for name, _ in network.net.named_parameters()}
@@ -64,11 +59,11 @@ class Lpips:
             network.net.load_state_dict({name: state[stored] for name, stored in names.items()})
         except (KeyError, RuntimeError) as error:
             raise UserError(f"{path}: expected torchvision's AlexNet, got other weights: {error}") from error
-        return cls(network.to(where).requires_grad_(False), batch_size)
+        return cls(network.to(resolve_device(device)).requires_grad_(False), batch_size)
 
     @torch.no_grad()
     def distances(self, a: Tensor, b: Tensor) -> Tensor:
-        """Of pairs of pictures, row by row.
+        """LPIPS of pairs of images, row by row.
 
         Args:
             a, b: (N, 3, H, W) in [0, 1], H and W at least LEAST_SIDE.
@@ -77,11 +72,10 @@ class Lpips:
             (N,) float32 on the CPU.
 
         Raises:
-            UserError: shapes that do not fit.
+            UserError: the images are too small.
         """
-        expect(a.shape == b.shape, "pictures", "pairs of one size", f"{tuple(a.shape)}, {tuple(b.shape)}")
-        good = a.ndim == 4 and min(a.shape[2:]) >= LEAST_SIDE
-        expect(good, "pictures", f"at least {LEAST_SIDE} x {LEAST_SIDE} pixels for LPIPS", tuple(a.shape))
+        large = min(a.shape[2:]) >= LEAST_SIDE
+        expect(large, "images", f"at least {LEAST_SIDE} x {LEAST_SIDE} pixels for LPIPS", tuple(a.shape))
         device = next(self._network.parameters()).device
         pairs = zip(a.split(self._batch_size), b.split(self._batch_size), strict=True)
         return torch.cat(
@@ -89,10 +83,14 @@ class Lpips:
         )
 
     def consecutive(self, frames: Iterable[Tensor]) -> Tensor:
-        """Of each frame and the next, of one size: (N - 1,) float32. A batch of frames is held at a time."""
-        near = pairwise(frames)
+        """LPIPS of each frame and the next: (N - 1,) float32. A batch of frames is held at a time.
+
+        Raises:
+            UserError: the frames are too small, or of several sizes.
+        """
+        remaining = pairwise(frames)
         found = [torch.zeros(0)]
-        while batch := list(islice(near, self._batch_size)):
+        while batch := list(islice(remaining, self._batch_size)):
             first, second = zip(*batch, strict=True)
             sizes = {tuple(frame.shape) for frame in (*first, *second)}
             expect(len(sizes) == 1, "frames", "one size", sorted(sizes))
@@ -101,84 +99,61 @@ class Lpips:
 
 
 class Inception:
-    """FID (arXiv:1706.08500), with torchmetrics' Inception: 0 for equal sets, lower is more alike.
+    """FID (arXiv:1706.08500) of torchmetrics: 0 for equal sets, lower is more similar.
 
-    Pictures are scaled to 299 x 299 with antialiasing, as torchmetrics does; torch-fidelity scales without,
-    so values of the two differ.
+    Images are scaled to 299 x 299 with antialiasing; torch-fidelity scales without, so values of the two
+    differ. With fewer images than the 2048 features FID is biased: a few dozen images tell little.
     """
 
-    def __init__(self, network: Any, batch_size: int = 8) -> None:
-        self._network, self._batch_size = network, batch_size
+    def __init__(self, metric: Any, batch_size: int = 8) -> None:
+        self._metric, self._batch_size = metric, batch_size
 
     @classmethod
     def from_pretrained(
         cls, *, weights: Path | None = None, device: str | None = None, batch_size: int = 8
     ) -> "Inception":
-        """The network.
+        """Load the network.
 
         Args:
             weights: torch-fidelity's file. Default: INCEPTION among torch hub's checkpoints.
             device: cpu, cuda. None: CUDA where there is one.
-            batch_size: pictures at a time.
+            batch_size: images at a time.
 
         Raises:
-            UserError: the weights are missing, or others.
+            UserError: the weights are missing, or of another network.
         """
-        from csd_core.denoisers.loading import resolve_device
+        from torchmetrics.image.fid import FrechetInceptionDistance
 
-        expect(batch_size >= 1, "batch-size", "at least 1", batch_size)
-        where = resolve_device(device)
         source = "https://github.com/toshas/torch-fidelity/releases"
         path = _weights(weights, INCEPTION, "--inception-weights", source)
         _read(path)  # torch-fidelity reads it again, and would unpickle anything
-        from torchmetrics.image.fid import NoTrainInceptionV3
-
         try:
-            network = NoTrainInceptionV3("inception-v3-compat", [str(_FEATURES)], str(path))
+            metric = FrechetInceptionDistance(feature_extractor_weights_path=str(path))
         except (KeyError, RuntimeError) as error:
             first = str(error).splitlines()[0]
             raise UserError(f"{path}: expected Inception for FID, got other weights: {first}") from error
-        return cls(network.to(where), batch_size)
+        return cls(metric.to(resolve_device(device)), batch_size)
 
     @torch.no_grad()
-    def features(self, images: Iterable[Tensor]) -> Tensor:
-        """(N, 2048) of pictures (3, H, W) in [0, 1] of any sizes."""
-        device = next(self._network.parameters()).device
-        rows = [torch.zeros(0, _FEATURES)]
-        for batch in _batches(images, self._batch_size):
-            levels = batch.clamp(0, 1).mul(255).round().byte()
-            rows.append(self._network(levels.to(device)).float().cpu())
-        return torch.cat(rows)
-
     def fid(self, real: Iterable[Tensor], edited: Iterable[Tensor]) -> float:
-        """Frechet distance of the features of two sets of pictures, of two or more each."""
-        return frechet_distance(self.features(real), self.features(edited))
+        """FID of two sets of images (3, H, W) of any sizes.
 
-
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Distance of two sets of features, taken for normal: at least 0, lower is more alike.
-
-        |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))
-    with mean m and covariance C of n - 1 degrees of freedom (arXiv:1706.08500, Eq. 6), in float64. With fewer
-    pictures than dimensions it is biased, and of a few dozen it says little.
-
-    Args:
-        a: (N, D), N at least 2.
-        b: (M, D), M at least 2.
-    """
-    for name, features in (("real", a), ("edited", b)):
-        expect(len(features) >= 2, f"{name} pictures", "at least 2 for FID", len(features))
-    first, second = a.double(), b.double()
-    apart = (first.mean(dim=0) - second.mean(dim=0)).square().sum()
-    # of the product of the covariances the roots of the eigenvalues are the singular values of the cross term
-    x, y = (f - f.mean(dim=0) for f in (first, second))
-    shared = torch.linalg.svdvals(x @ y.T).sum() / math.sqrt((len(x) - 1) * (len(y) - 1))
-    spread = x.square().sum() / (len(x) - 1) + y.square().sum() / (len(y) - 1)
-    return max(0.0, float(apart + spread - 2 * shared))
+        Raises:
+            UserError: a set has fewer than 2 images.
+        """
+        self._metric.reset()
+        for name, images in (("real", real), ("edited", edited)):
+            count = 0
+            for batch in _batches(images, self._batch_size):
+                levels = batch.clamp(0, 1).mul(255).round().byte()
+                self._metric.update(levels.to(self._metric.device), real=name == "real")
+                count += len(batch)
+            expect(count >= 2, f"{name} images", "at least 2 for FID", count)
+        return max(0.0, float(self._metric.compute()))
 
 
 def _batches(images: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Batches (n, 3, H, W), of pictures of one size each."""
+    """Batches (n, 3, H, W), each of images of one size."""
     waiting: list[Tensor] = []
     for image in images:
         if waiting and (len(waiting) == size or image.shape != waiting[0].shape):
@@ -190,7 +165,7 @@ def _batches(images: Iterable[Tensor], size: int) -> Iterator[Tensor]:
 
 
 def _weights(given: Path | None, name: str, flag: str, source: str) -> Path:
-    """A file of weights that is there."""
+    """The file of weights, checked to exist."""
     path = given or Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
         raise UserError(
@@ -200,9 +175,9 @@ def _weights(given: Path | None, name: str, flag: str, source: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """A state dict, unpickled as tensors alone."""
+    """A state dict, read with weights_only."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle and zip have many ways to say that it is none
+    except Exception as error:  # pickle and zip raise many types
         first = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path}: expected a file of weights, got something else: {first[:120]}") from error

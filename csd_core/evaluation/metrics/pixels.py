@@ -1,6 +1,6 @@
-"""How alike two images are, and how alike the edits of many.
+"""Similarity of two images, visibility of window borders, and agreement of the edits of many images.
 
-Images are (..., 3, H, W) in [0, 1]; a mask (H, W) bool says which pixels count, by default all.
+Images are (..., 3, H, W) in [0, 1]; a mask (H, W) bool selects the pixels that count, by default all.
 """
 
 import math
@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-LUMA = (0.299, 0.587, 0.114)
+from csd_core.image_ops import LUMA
 
 LEAST_CHROMA = 1e-3
-"""A mean change of colour with less of it, a quarter of a level of 8 bits, is grey."""
+"""A mean change of colour with less chroma, a quarter of an 8-bit level, counts as grey."""
 
 
 def psnr(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
@@ -23,7 +23,7 @@ def psnr(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
 
 
 def gradient_correlation(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-    """How far two images (3, H, W) have the same edges, whatever their colours: a correlation in [-1, 1].
+    """Similarity of the edges of two images (3, H, W), whatever their colours: a correlation in [-1, 1].
 
     Pearson's coefficient of the horizontal and vertical differences of luma, taken together. A difference
     counts where both of its pixels do. NaN where one of the images is flat, or no pixel counts.
@@ -35,10 +35,10 @@ def gradient_correlation(image: Tensor, target: Tensor, mask: Tensor | None = No
 
 
 def seam_score(image: Tensor, source: Tensor, rows: Sequence[int], columns: Sequence[int]) -> float:
-    """How visible the borders of windows are: 1 as in the source, more where they show. At least 0.
+    """Visibility of the borders of windows: 1 as in the source, more where they show. At least 0.
 
-    The mean step of luma across the borders over the mean step elsewhere, divided by the same of the source,
-    which may have edges of its own there.
+    The mean step of luma across the borders over the mean step elsewhere, divided by the same ratio of the
+    source, which may have edges of its own there.
 
     Args:
         image: (3, H, W).
@@ -50,29 +50,29 @@ def seam_score(image: Tensor, source: Tensor, rows: Sequence[int], columns: Sequ
 
 
 def hue_spread(frames: Iterable[Tensor], sources: Iterable[Tensor]) -> float:
-    """How far the hue of an edit differs from frame to frame: circular standard deviation, in degrees.
+    """Spread of the hue of an edit over frames: circular standard deviation, in degrees.
 
-    The edit of a frame is its mean change of colour (dR, dG, dB), as a point on the plane of colours
+    The edit of a frame is its mean change of colour (dR, dG, dB), as a point on the chromaticity plane
         z = dR - (dG + dB) / 2 + i sqrt(3) / 2 (dG - dB)
-    with chroma |z| and hue arg z: red 0, green 120, blue 240. A frame counts by its chroma:
+    with chroma |z| and hue arg z: red 0, green 120, blue 240. Frames are weighted by chroma:
         sqrt(-2 ln(|sum of z| / sum of |z|))
     which for equal chromas is that of Mardia, Statistics of Directional Data, 1972, and of scipy. At least 0;
     infinite where hues cancel out; NaN where the changes are grey, with a mean chroma below LEAST_CHROMA.
 
     Args:
-        frames: (3, H, W) in [0, 1] each, of any number; one at a time, of an iterator as well.
+        frames: (3, H, W) in [0, 1] each; an iterator is read one frame at a time.
         sources: as many.
     """
     points = [_colour_point(frame - source) for frame, source in zip(frames, sources, strict=True)]
     chroma, together = sum(map(abs, points)), abs(sum(points))
     if chroma < LEAST_CHROMA * max(len(points), 1):
         return math.nan
-    # rounding may leave more together than there is
+    # rounding may make |sum of z| larger than sum of |z|
     return math.degrees(math.sqrt(2 * math.log(max(1, chroma / together)))) if together else math.inf
 
 
 def _colour_point(change: Tensor) -> complex:
-    """The mean of a change of colour (3, H, W) on the plane of colours, grey at 0."""
+    """The mean of a change of colour (3, H, W) on the chromaticity plane, grey at 0."""
     red, green, blue = change.double().mean(dim=(1, 2)).tolist()
     return complex(red - (green + blue) / 2, math.sqrt(3) / 2 * (green - blue))
 

@@ -1,4 +1,4 @@
-"""Frames and panoramas in files: what is paired, what is set aside, what is refused."""
+"""Frames and panoramas in files: pairs, files that cannot be read, and errors."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from csd_core.errors import UserError
-from csd_core.evaluation.inputs import read_frame_pairs, read_panorama_files, seen
+from csd_core.evaluation.inputs import on_white, read_frame_pairs, read_pair, read_panorama_files
 from csd_core.io.images import read_picture
 from tests.csd_core.evaluation.drawn import darker, folder, image, pictures, tensors
 from tests.csd_core.io.clips import clip
@@ -24,9 +24,9 @@ def test_frames_of_folders_are_paired_in_the_order_of_their_names(tmp_path: Path
     pairs = read_frame_pairs(folder(tmp_path / "a", before), folder(tmp_path / "b", darker(before)))
     assert pairs.positions == tuple(range(11))
     assert pairs.names == [f"{k}.png" for k in range(11)]
-    for _ in range(2):  # they begin anew
-        assert same(pairs.sources.pictures(pairs.positions), tensors(before))
-        assert same(pairs.edited.pictures(pairs.positions), tensors(darker(before)))
+    for _ in range(2):  # both can be iterated again
+        assert same(pairs.sources, tensors(before))
+        assert same(pairs.edited, tensors(darker(before)))
 
 
 def test_frames_are_selected_of_the_source_and_of_a_whole_edit(tmp_path: Path):
@@ -35,13 +35,13 @@ def test_frames_are_selected_of_the_source_and_of_a_whole_edit(tmp_path: Path):
     whole, part = folder(tmp_path / "b", darker(before)), folder(tmp_path / "c", darker(before)[1:6:2])
     for edited in (whole, part):
         pairs = read_frame_pairs(source, edited, selection=slice(1, 6, 2))
-        assert same(pairs.sources.pictures(pairs.positions), tensors(before[1:6:2]))
-        assert same(pairs.edited.pictures(pairs.positions), tensors(darker(before)[1:6:2]))
+        assert same(pairs.sources, tensors(before[1:6:2]))
+        assert same(pairs.edited, tensors(darker(before)[1:6:2]))
     with pytest.raises(UserError, match=r"c: expected 7 frames as .*a, got 3; "):
         read_frame_pairs(source, part)
 
 
-def test_broken_pictures_are_set_aside_by_name(tmp_path: Path):
+def test_images_that_cannot_be_read_are_left_out_and_named(tmp_path: Path):
     before = pictures(6)
     source, edited = folder(tmp_path / "a", before), folder(tmp_path / "b", darker(before))
     (source / "1.png").write_bytes(b"no picture")
@@ -49,7 +49,7 @@ def test_broken_pictures_are_set_aside_by_name(tmp_path: Path):
     pairs = read_frame_pairs(source, edited)
     assert pairs.positions == (0, 2, 3, 5)
     assert [line.split(":")[0] for line in pairs.broken] == [str(source / "1.png"), str(edited / "4.png")]
-    assert same(pairs.edited.pictures(pairs.positions), [tensors(darker(before))[k] for k in (0, 2, 3, 5)])
+    assert same(pairs.edited, [tensors(darker(before))[k] for k in (0, 2, 3, 5)])
     part = read_frame_pairs(source, edited, selection=slice(3, None))
     assert (part.positions, len(part.broken)) == ((0, 2), 1)
 
@@ -59,11 +59,11 @@ def test_videos_are_paired_with_folders(tmp_path: Path):
     video = clip(tmp_path / "a.mkv", list(before), codec="ffv1", pixels="bgr0")
     pairs = read_frame_pairs(video, folder(tmp_path / "b", darker(list(before))), selection=slice(1, None))
     assert pairs.names == ["frame 1", "frame 2", "frame 3", "frame 4"]
-    assert same(pairs.sources.pictures((0, 2)), tensors([before[1], before[3]]))
-    assert same(pairs.edited.pictures((0, 2)), tensors([darker(list(before))[k] for k in (1, 3)]))
+    assert same(pairs.sources, tensors(list(before[1:])))
+    assert same(pairs.edited, tensors(darker(list(before))[1:]))
 
 
-def test_masks_are_of_the_frames_that_are_whole(tmp_path: Path):
+def test_frames_that_are_left_out_have_no_mask(tmp_path: Path):
     before = pictures(3)
     source, edited = folder(tmp_path / "a", before), folder(tmp_path / "b", before)
     (edited / "1.png").write_bytes(b"")
@@ -76,11 +76,11 @@ def test_masks_are_of_the_frames_that_are_whole(tmp_path: Path):
         read_frame_pairs(source, edited).masks(image(tmp_path / "n.png", levels[2][:32]))
 
 
-def test_what_is_transparent_is_white(tmp_path: Path):
+def test_transparent_pixels_are_white(tmp_path: Path):
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[:2, :, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert seen(read_picture(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 0, 1, 1]
+    assert on_white(read_picture(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 0, 1, 1]
 
 
 def test_frames_that_do_not_fit_are_refused(tmp_path: Path):
@@ -106,7 +106,7 @@ def test_frames_that_do_not_fit_are_refused(tmp_path: Path):
     broken = folder(tmp_path / "f", three)
     for path in broken.iterdir():
         path.write_bytes(b"x")
-    with pytest.raises(UserError, match="f: expected pictures that are whole, got none"):
+    with pytest.raises(UserError, match="f: expected images that can be read, got none"):
         read_frame_pairs(source, broken)
 
 
@@ -124,7 +124,7 @@ def test_panoramas_of_folders_are_paired_by_their_names(tmp_path: Path):
         ("y.png", "y.tif", (64, 128)),
     ]
     assert broken == []
-    assert same([found[1].read(None).edited], tensors([wide[1]]))
+    assert same([read_pair(found[1], None).edited], tensors([wide[1]]))
     (tmp_path / "b" / "x.jpg").write_bytes(b"x")
     found, broken = read_panorama_files(tmp_path / "a", tmp_path / "b")
     assert [pair.name for pair in found] == ["y.png"]
@@ -136,7 +136,7 @@ def test_panoramas_of_folders_are_paired_by_their_names(tmp_path: Path):
     with pytest.raises(UserError, match=r"m: expected a mask named as .*y.png"):
         read_panorama_files(tmp_path / "a", tmp_path / "b", tmp_path / "m")
     (tmp_path / "b" / "y.tif").rename(tmp_path / "b" / "z.tif")
-    with pytest.raises(UserError, match=r"b: expected a picture named as .*y.png"):
+    with pytest.raises(UserError, match=r"b: expected an image named as .*y.png"):
         read_panorama_files(tmp_path / "a", tmp_path / "b")
 
 

@@ -24,12 +24,12 @@ def test_numbers_of_the_scorer_are_never_called_those_of_clip():
     ours = {key: measured(key, [], label="scorer").title for key in MEASURES}
     assert not any("CLIP" in title for title in ours.values())
     theirs = {key: measured(key, []).title for key in MEASURES}
-    told = {key for key in MEASURES if theirs[key] != ours[key]}
-    assert told == {key for key in MEASURES if theirs[key].startswith("CLIP ")}
-    assert {"directional_similarity", "image_similarity", "text_similarity", "image_consistency"} <= told
+    differing = {key for key in MEASURES if theirs[key] != ours[key]}
+    assert differing == {key for key in MEASURES if theirs[key].startswith("CLIP ")}
+    assert {"directional_similarity", "image_similarity", "text_similarity", "image_consistency"} <= differing
 
 
-def test_every_measure_says_how_it_is_computed_and_whence_it_comes():
+def test_every_measure_has_formula_and_source():
     for key, measure in MEASURES.items():
         assert measure.key == key
         assert measure.formula

@@ -1,4 +1,4 @@
-"""Measures of whole edits, against features and pixels taken by hand."""
+"""Measures of whole edits, against numpy and the measures of metrics."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from csd_core.errors import UserError
-from csd_core.evaluation import Again, Borders, Captions, PanoramaPair, Tools
+from csd_core.evaluation import Borders, Captions, PanoramaPair, Reiterable, Tools
 from csd_core.evaluation.measures import CAP_DB, Measured
 from csd_core.evaluation.measuring import (
     cut,
@@ -153,7 +153,7 @@ def test_pixels_outside_the_mask_are_compared():
     assert math.isnan(values[1])
 
 
-def test_streams_begin_anew_and_are_not_held():
+def test_two_images_are_in_memory_at_a_time():
     before, after = frames(6)
     alive = most = 0
 
@@ -165,7 +165,7 @@ def test_streams_begin_anew_and_are_not_held():
             yield image.clone()
             alive -= 1
 
-    found = measure_video(Again(lambda: stream(before)), Again(lambda: stream(after)), TWO, Tools())
+    found = measure_video(Reiterable(lambda: stream(before)), Reiterable(lambda: stream(after)), TWO, Tools())
     assert by_key(found)["warp_error"].n == 5
     assert most == 2  # one of each
 

@@ -9,7 +9,8 @@ import pytest
 from csd_core.errors import UserError
 from csd_core.evaluation import Captions, Measured, Tools, measure_video, measured
 from csd_core.evaluation.metrics.extractors import ClipExtractor
-from csd_core.evaluation.report import Report, amount, check_report_folder, print_report, write_report
+from csd_core.evaluation.page import write_report
+from csd_core.evaluation.report import Report, amount, check_report_folder, print_report
 from tests.csd_core.evaluation.drawn import CAPTIONS, darker, pictures, tensors
 
 TWO = Captions(*CAPTIONS)
@@ -26,16 +27,16 @@ def test_neighbours_are_one_apart():
 
 
 def test_what_is_not_defined_is_none():
-    told = report(
+    content = report(
         [measured("image_similarity", [math.nan, 0.5]), measured("fid", [], missing="why")]
     ).as_json()
-    one, other = told["measures"]
+    one, other = content["measures"]
     assert (one["values"], one["mean"], one["error"], one["n"]) == ([None, 0.5], 0.5, None, 1)
     assert (other["values"], other["mean"], other["missing"]) == ([], None, "why")
-    json.dumps(told, allow_nan=False)
+    json.dumps(content, allow_nan=False)
 
 
-def test_amounts_are_as_people_read_them():
+def test_amounts_have_error_and_unit():
     assert amount(measured("psnr_outside_mask", [20.0, 22.0])) == "21 ± 1 dB"
     assert amount(measured("fid", [12.5])) == "12.5"
     assert amount(measured("fid", [], missing="no weights")) == "not measured"
@@ -62,7 +63,7 @@ def test_numbers_of_the_scorer_are_nowhere_called_those_of_clip(
         assert "CLIP" not in text
 
 
-def test_values_stand_beside_the_pictures_they_are_of(tmp_path: Path):
+def test_values_are_shown_beside_their_images(tmp_path: Path):
     images = tensors(pictures(4))
     several = [
         measured("image_similarity", [0.111, 0.222, 0.333, 0.444]),

@@ -9,11 +9,11 @@ from nerfstudio.cameras.cameras import Cameras
 
 from csd_core.evaluation.metrics.pixels import psnr
 from csd_core.mini_editor.edits import INSTRUCTIONS, apply_edit
-from csd_nerf.commands.evaluate_edit import _render
 from csd_nerf.editing import quality as csd_quality
 from csd_nerf.editing.quality import Quality, Shown, edited_views, mean_psnr
 from csd_nerf.editing.rounds import EditedView
 from csd_nerf.editing.views import to_bytes
+from csd_nerf.runs.novel_views import render_view
 from tests.csd_nerf.test_csd_model import build
 
 SIZE = (20, 30)
@@ -34,7 +34,7 @@ def images() -> torch.Tensor:
 
 def test_psnr_of_small_views_is_that_of_whole_renders(cameras: Cameras, images: torch.Tensor) -> None:
     model = build().eval()
-    expected = [psnr(_render(model, cameras, k), images[k]) for k in range(3)]
+    expected = [psnr(render_view(model, cameras, k)[0], images[k]) for k in range(3)]
     got = mean_psnr(model, [Shown(cameras, k, images[k]) for k in range(3)])
     assert got == pytest.approx(sum(expected) / 3, abs=TOLERANCE)
 
@@ -42,7 +42,7 @@ def test_psnr_of_small_views_is_that_of_whole_renders(cameras: Cameras, images: 
 def test_only_pixels_inside_the_mask_count(cameras: Cameras, images: torch.Tensor) -> None:
     model, mask = build().eval(), torch.zeros(SIZE, dtype=torch.bool)
     mask[:7, 5:9] = True
-    expected = psnr(_render(model, cameras, 1), images[1], mask)
+    expected = psnr(render_view(model, cameras, 1)[0], images[1], mask)
     assert mean_psnr(model, [Shown(cameras, 1, images[1], mask)]) == pytest.approx(expected, abs=TOLERANCE)
     nothing = Shown(cameras, 1, images[1], torch.zeros(SIZE, dtype=torch.bool))
     assert math.isnan(mean_psnr(model, [nothing]))

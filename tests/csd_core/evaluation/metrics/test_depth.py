@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from csd_core.errors import UserError
 from csd_core.evaluation.metrics.depth import Pinholes, reprojection_error
 
 SIZE, FOCAL = 48, 60.0
@@ -142,11 +141,3 @@ def test_views_that_share_nothing_have_no_error() -> None:
 def test_one_view_has_no_pairs() -> None:
     frames, depths = walls(POSES[0])
     assert reprojection_error(frames, depths, cameras(POSES[0])).shape == (0,)
-
-
-def test_shapes_that_do_not_fit() -> None:
-    frames, depths = walls(*POSES)
-    with pytest.raises(UserError, match="depths"):
-        reprojection_error(frames, depths[:, 1:], cameras(*POSES))
-    with pytest.raises(UserError, match="focal"):
-        reprojection_error(frames, depths, cameras(*POSES[:2]))

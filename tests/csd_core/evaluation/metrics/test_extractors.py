@@ -78,7 +78,7 @@ def test_features_are_those_of_open_clip(folder: Path, extractor: ClipExtractor)
     assert torch.allclose(extractor.texts(["a photo", "a sketch"]), texts, atol=1e-5)
 
 
-def test_features_do_not_hang_on_the_batch(folder: Path, extractor: ClipExtractor) -> None:
+def test_features_do_not_depend_on_the_batch(folder: Path, extractor: ClipExtractor) -> None:
     single = ClipExtractor.from_pretrained(str(folder), device="cpu", batch_size=1)
     assert torch.allclose(single.images(iter(pictures())), extractor.images(pictures()), atol=1e-6)
 
@@ -149,7 +149,6 @@ def test_weights_of_another_architecture(folder: Path, tmp_path: Path) -> None:
     ("model", "given", "said"),
     [
         ("ViT-B-33", {}, "near it are ViT-B-32"),
-        ("nonsense-of-a-name", {}, "got 'nonsense-of-a-name'"),
         ("ViT-B-32/nonsense", {}, "openai"),
         ("ViT-B-32", {"weights": Path("/nowhere.pt")}, "/nowhere.pt"),
         ("ViT-bigG-14", {"local_files_only": True}, "not in the local cache"),
@@ -157,7 +156,7 @@ def test_weights_of_another_architecture(folder: Path, tmp_path: Path) -> None:
         ("hf-hub:nobody/nothing", {"local_files_only": True}, "not in the local cache"),
     ],
 )
-def test_what_cannot_be_had(model: str, given: dict[str, Any], said: str) -> None:
+def test_models_that_are_not_available(model: str, given: dict[str, Any], said: str) -> None:
     assert said in refused(model, **given)
 
 
@@ -168,34 +167,19 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
     assert "model_cfg" in refused(str(tmp_path))
 
 
-@pytest.mark.parametrize("model", [{}, 7, {"embed_dim": 16}, {**CONFIG["model_cfg"], "other": 1}])
+@pytest.mark.parametrize("model", [7, {"embed_dim": 16}, {**CONFIG["model_cfg"], "other": 1}])
 def test_a_config_of_something_else(model: Any, tmp_path: Path) -> None:
     folder = random_folder(tmp_path)
     (folder / "open_clip_config.json").write_text(json.dumps({**CONFIG, "model_cfg": model}))
     assert "expected" in refused(str(folder))
 
 
-def test_a_list_of_words_that_is_none(tmp_path: Path) -> None:
-    folder = random_folder(tmp_path)
-    (folder / "words.json").write_text("fox, bear")
-    assert "words.json" in refused(str(folder))
-
-
-@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"layer": torch.zeros(1)}, {}])
+@pytest.mark.parametrize("content", [[1, 2], {"layer": torch.zeros(1)}])
 def test_a_checkpoint_of_something_else(content: Any, folder: Path, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "other.pt")
     said = refused(str(folder), weights=tmp_path / "other.pt")
     assert "other.pt: expected weights" in said
     assert len(said) < 600
-
-
-def test_features_that_were_cut_off_are_taken_again(folder: Path, tmp_path: Path) -> None:
-    cached = ClipExtractor.from_pretrained(str(folder), device="cpu", cache=tmp_path)
-    fresh = cached.images(pictures(2))
-    first, second = tmp_path.glob("*/*.npy")
-    first.write_bytes(first.read_bytes()[:-8])
-    second.write_bytes(b"")
-    assert torch.equal(cached.images(pictures(2)), fresh)
 
 
 def test_a_batch_of_pictures_is_held_at_a_time(folder: Path) -> None:
@@ -246,18 +230,15 @@ def test_a_tag_brings_its_preprocessing_and_activation(
     assert ours.name == "tiny (random)"
 
 
-def test_the_scorer_that_ships() -> None:
+def test_the_scorer_that_ships(extractor: ClipExtractor) -> None:
     scorer = ClipExtractor.from_pretrained("mini", device="cpu")
     assert (scorer.name, scorer.label) == ("mini scorer", "scorer")
+    assert extractor.label == "CLIP"
+    assert extractor.unknown_words("a fox") == []
     assert scorer.unknown_words("a fox in the Snow") == ["fox"]
     texts = scorer.texts(["a photo of a fox in the snow", "a photo in the snow", "a photo at night"])
     alike = torch.cosine_similarity(texts[:1], texts[1:])
     assert float(alike[0]) > float(alike[1])
-
-
-def test_other_models_are_called_clip(extractor: ClipExtractor) -> None:
-    assert extractor.label == "CLIP"
-    assert extractor.unknown_words("a fox") == []
 
 
 def test_text_similarity_is_that_of_torchmetrics(folder: Path, extractor: ClipExtractor) -> None:

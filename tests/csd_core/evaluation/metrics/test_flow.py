@@ -43,14 +43,6 @@ def test_the_flow_of_a_translation_is_the_translation():
     assert inner.abs().mean() < 0.05
 
 
-def test_the_flow_follows_luma_alone():
-    one, two = panned(2)
-    greys = [
-        (x * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0).expand(3, -1, -1) for x in (one, two)
-    ]
-    assert (optical_flow(one, two) - optical_flow(*greys)).abs().mean() < 0.01
-
-
 @pytest.mark.parametrize("size", [(11, 11), (7, 60), (60, 7)])
 def test_frames_too_small_for_a_flow_are_refused(size: tuple[int, int]):
     image = texture(*size)
@@ -64,11 +56,6 @@ def test_the_smallest_frames_have_a_flow(size: tuple[int, int]):
     assert optical_flow(image, image).shape == (2, *size)
 
 
-def test_the_identity_flow_warps_to_the_image_itself():
-    image = texture(HEIGHT, WIDTH)
-    assert torch.allclose(warp(image, constant(0, 0)), image, atol=1e-5)
-
-
 def test_a_warp_fetches_what_scipy_interpolates():
     image = texture(HEIGHT, WIDTH)
     flow = torch.randn(2, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) * 6
@@ -76,12 +63,6 @@ def test_a_warp_fetches_what_scipy_interpolates():
     where = [rows + flow[1].numpy(), columns + flow[0].numpy()]
     expected = np.stack([ndimage.map_coordinates(x, where, order=1, mode="nearest") for x in image.numpy()])
     assert np.allclose(warp(image, flow), expected, atol=1e-4)
-
-
-def test_a_warp_brings_the_following_frame_back():
-    one, two = panned(2)
-    back = warp(two, constant(MOVE_X, MOVE_Y))
-    assert torch.allclose(back[:, 3:, :-5], one[:, 3:, :-5], atol=1e-4)
 
 
 def test_what_leaves_the_picture_is_hidden():
@@ -127,31 +108,24 @@ def test_a_clip_that_moves_as_its_source_has_no_error():
     assert warp_error(still, clip) > 100 * warp_error(clip, clip)  # what does not move along is an error
 
 
-def test_flicker_is_measured_in_squares():
-    still = [texture(HEIGHT, WIDTH)] * 5
-    flickering = [x + (-1) ** k * 0.1 for k, x in enumerate(still)]
-    assert warp_error(still, still) == pytest.approx(0, abs=1e-8)
-    assert warp_error(flickering, still) == pytest.approx(0.2**2, abs=1e-5)
-    red = [x + torch.tensor([(-1) ** k * 0.1, 0, 0])[:, None, None] for k, x in enumerate(still)]
-    assert warp_error(red, still) == pytest.approx(0.2**2 / 3, abs=1e-5)
-
-
 def test_flicker_of_a_moving_clip_is_measured_along_the_motion():
     clip = panned(4)
     flickering = [x + (-1) ** k * 0.1 for k, x in enumerate(clip)]
     assert warp_error(flickering, clip) == pytest.approx(0.2**2, rel=0.02)
 
 
-def test_the_error_is_the_mean_over_pairs():
-    still = [texture(HEIGHT, WIDTH)] * 3
-    frames = [still[0], still[1] + 0.1, still[2] + 0.1]
-    assert warp_error(frames, still) == pytest.approx(0.1**2 / 2, abs=1e-5)
+def test_flicker_is_measured_in_squares():
+    still = [texture(HEIGHT, WIDTH)] * 5
+    assert warp_error(still, still) == pytest.approx(0, abs=1e-8)
+    red = [x + torch.tensor([(-1) ** k * 0.1, 0, 0])[:, None, None] for k, x in enumerate(still)]
+    assert warp_error(red, still) == pytest.approx(0.2**2 / 3, abs=1e-5)
 
 
 def test_each_pair_has_its_error_and_that_of_its_sources():
     still = [texture(HEIGHT, WIDTH)] * 3
     frames = [still[0], still[1] + 0.1, still[2] + 0.1]
     (one, source), (other, _) = warp_errors(frames, still)
+    assert warp_error(frames, still) == pytest.approx((one + other) / 2)
     assert (one, other, source) == pytest.approx((0.1**2, 0, 0), abs=1e-5)
     assert [pair[1] for pair in warp_errors(still, frames)] == pytest.approx([0.1**2, 0], abs=1e-4)
 
@@ -168,18 +142,12 @@ def test_one_frame_has_no_error_to_measure():
     assert math.isnan(warp_error([image], [image]))
 
 
-def test_frames_and_sources_are_as_many():
-    clip = panned(2)
-    with pytest.raises(ValueError, match="argument 2 is longer"):
-        warp_error(clip[:1], clip)
-
-
-def test_two_frames_are_held_at_a_time():
+def test_few_frames_are_in_memory_at_a_time():
     alive, most = set(), 0
 
     def stream() -> Iterator[torch.Tensor]:
         nonlocal most
-        for k in range(6):
+        for k in range(9):
             image = texture(HEIGHT, WIDTH, seed=k)
             alive.add(k)
             image_gone = weakref.finalize(image, alive.discard, k)
@@ -188,5 +156,5 @@ def test_two_frames_are_held_at_a_time():
             yield image
             del image
 
-    assert warp_error(stream(), (texture(HEIGHT, WIDTH) for _ in range(6))) > 0
-    assert most <= 3  # two, and the one that is being made
+    assert warp_error(stream(), (texture(HEIGHT, WIDTH) for _ in range(9))) > 0
+    assert most <= 4  # a pair, the one before it and the next

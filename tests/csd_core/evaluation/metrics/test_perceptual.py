@@ -3,14 +3,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from torch import Tensor, nn
 
 from csd_core.errors import UserError
-from csd_core.evaluation.metrics.perceptual import Inception, Lpips, frechet_distance
+from csd_core.evaluation.metrics.perceptual import Inception, Lpips
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +47,6 @@ def test_lpips_is_that_of_torchmetrics(trunk: Path, lpips: Lpips) -> None:
         expected = theirs(a, b, normalize=True).flatten()
     assert float(expected.min()) > 0
     assert torch.allclose(lpips.distances(a, b), expected, rtol=1e-4)
-
-
-def test_lpips_of_equal_pictures_is_nothing(lpips: Lpips) -> None:
-    assert float(lpips.distances(pictures(2), pictures(2)).abs().max()) < 1e-7
 
 
 def test_lpips_of_consecutive_frames(trunk: Path, lpips: Lpips) -> None:
@@ -119,19 +113,17 @@ def test_a_pickle_is_not_executed(kind: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_lpips_says_which_pictures_do_not_do(lpips: Lpips) -> None:
+def test_lpips_refuses_images_that_are_too_small_or_of_several_sizes(lpips: Lpips) -> None:
     with pytest.raises(UserError, match="at least 32"):
         lpips.distances(pictures(2, size=31), pictures(2, size=31))
-    with pytest.raises(UserError, match="pairs of one size"):
-        lpips.distances(pictures(2), pictures(3))
     with pytest.raises(UserError, match="one size"):
         lpips.consecutive([*pictures(2), *pictures(1, size=40)])
 
 
-def test_features_of_inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of random weights, in torch-fidelity's own format: those of torchmetrics' metric, given 8 bits."""
+def test_fid_is_that_of_torch_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of random weights in torch-fidelity's own format, on images that no network has to scale."""
     from torch_fidelity import feature_extractor_inceptionv3 as theirs
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     with monkeypatch.context() as without_download:
         without_download.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
@@ -143,52 +135,14 @@ def test_features_of_inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             nn.init.kaiming_normal_(module.weight)
     torch.save(network.state_dict(), tmp_path / "inception.pth")
     ours = Inception.from_pretrained(weights=tmp_path / "inception.pth", device="cpu", batch_size=2)
-    shown = pictures(3, size=24)
-    metric = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(tmp_path / "inception.pth"))
-    expected: Any = metric.inception((shown * 255).round().byte())
-    differ = (expected[0] - expected[1]).norm()
-    assert float((ours.features(iter(shown)) - expected).norm()) < 1e-3 * float(differ)
-    assert ours.fid(shown, shown) == pytest.approx(0, abs=1e-9)
-
-
-def features(count: int, shift: float, seed: int) -> Tensor:
-    drawn = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
-    return drawn * torch.linspace(0.5, 2, 6) + shift
-
-
-def test_frechet_distance_by_hand() -> None:
-    a, b = features(40, 0.0, 0), features(30, 0.7, 1)
-    x, y = a.double().numpy(), b.double().numpy()
-    c, d = np.cov(x.T), np.cov(y.T)
-    root: Any = scipy.linalg.sqrtm(c @ d)
-    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(c + d - 2 * root.real)
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
-
-
-def test_frechet_distance_is_that_of_torchmetrics() -> None:
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    class Mean(nn.Module):
-        """Means of the quarters of a picture."""
-
-        num_features = 12
-
-        def forward(self, images: Tensor) -> Tensor:
-            return nn.functional.adaptive_avg_pool2d(images.float() / 255, 2).flatten(1)
-
-    a, b = (pictures(60, seed).mul(255).byte() for seed in (2, 3))
-    metric = FrechetInceptionDistance(feature=Mean(), input_img_size=(3, 64, 64))
-    metric.set_dtype(torch.float64)
-    metric.update(a, real=True)
-    metric.update(b // 2, real=False)
-    ours = frechet_distance(Mean()(a), Mean()(b // 2))
-    assert ours == pytest.approx(float(metric.compute()), rel=1e-4)
-
-
-def test_frechet_distance_of_the_same_is_nothing() -> None:
-    assert frechet_distance(features(9, 0, 0), features(9, 0, 0)) == pytest.approx(0, abs=1e-9)
-
-
-def test_one_picture_has_no_spread() -> None:
-    with pytest.raises(UserError, match="at least 2"):
-        frechet_distance(features(1, 0, 0), features(5, 0, 0))
+    real, edited = pictures(3, size=299), pictures(4, 1, size=299) * 0.5
+    statistics = []
+    with torch.no_grad():
+        for images in (real, edited):
+            features = network((images * 255).round().byte())[0]
+            statistics.append(fid_features_to_statistics(features))
+    expected = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert ours.fid(iter(real), iter(edited)) == pytest.approx(expected, rel=1e-3)
+    assert ours.fid(real, real) == pytest.approx(0, abs=1e-3 * expected)
+    with pytest.raises(UserError, match="edited images: expected at least 2"):
+        ours.fid(real, real[:1])

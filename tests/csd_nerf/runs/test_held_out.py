@@ -1,6 +1,5 @@
 """The figures of an edit, against values worked out by hand and scikit-image."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from csd_core.errors import UserError
 from csd_core.evaluation.metrics.pixels import psnr
 from csd_core.mini_editor.edits import affected_mask, apply_edit
-from csd_nerf.commands import evaluate_edit
-from csd_nerf.commands.evaluate_edit import HeldOut, before_after, find_run, measure_edit
+from csd_nerf.runs.held_out import HeldOut, before_after, measure_edit, print_figures
 
 NIGHT, RED_TO_BLUE, SINGLE = "make it night", "turn red things blue", "paint it in a single colour"
 
@@ -41,11 +38,10 @@ def test_gain_is_the_difference_of_mean_psnr_to_the_true_edit():
     assert figures.whole.base == pytest.approx((20 + 40) / 2, abs=1e-2)
     assert figures.whole.edited == pytest.approx((40 + 60) / 2, abs=1e-2)
     assert figures.whole.gain == pytest.approx(20, abs=1e-2)
-    assert figures.asked is figures.whole
     assert figures.affected is None
 
 
-def test_base_is_held_against_the_photo():
+def test_base_is_compared_with_the_photo():
     views = [
         HeldOut(photo(seed), off_by(photo(seed), 0.1**power), photo(9)) for seed, power in ((0, 1), (1, 2))
     ]
@@ -64,7 +60,6 @@ def test_local_edits_count_inside_the_affected_pixels_and_only_views_that_have_s
     assert figures.affected is not None
     assert figures.affected.views == 1
     assert figures.affected.gain == pytest.approx(40 - 20, abs=1e-2)
-    assert figures.asked is figures.affected
     assert figures.whole is not None
     assert figures.whole.views == 2
 
@@ -82,65 +77,40 @@ def test_of_several_right_answers_one_counts_for_all_views():
     assert figures.whole.edited == pytest.approx((60 + psnr(off_by(red, 0.05), green)) / 2, abs=1e-2)
 
 
-def test_prompt_without_ground_truth_gets_no_gain_and_a_word():
+def test_a_prompt_without_ground_truth_has_no_gain_and_a_note():
     console = Console(record=True, width=100)
     figures = measure_edit([HeldOut(photo(0), photo(0) + 0.1, photo(1))], "add a hat made of cheese")
     assert (figures.instruction, figures.whole, figures.affected) == (None, None, None)
-    evaluate_edit.print_figures(figures, console)
+    print_figures(figures, console)
     printed = console.export_text()
     assert "20.00" in printed
     assert "No ground truth" in printed
 
 
-def test_table_names_figures_and_what_is_asked():
+def test_the_table_has_figures_and_aims():
     target = apply_edit("red to blue", photo(0))
     figures = measure_edit([HeldOut(photo(0), off_by(target, 0.1), off_by(target, 0.01))], RED_TO_BLUE)
     console = Console(record=True, width=100)
-    evaluate_edit.print_figures(figures, console)
+    print_figures(figures, console)
     rows = [line for line in console.export_text().splitlines() if "true edit" in line]
     assert [("20.00" in row, "40.00" in row, "+20.00" in row) for row in rows] == [(True, True, True)] * 2
     assert [">= +1" in row for row in rows] == [False, True]
     assert figures.as_dict()["affected"]["gain"] == pytest.approx(20, abs=1e-2)
 
 
-def test_local_edit_of_a_scene_without_such_things_says_so():
+def test_a_local_edit_without_affected_pixels_has_a_note():
     grey = torch.full((3, 24, 30), 0.5)
     console = Console(record=True, width=100)
-    evaluate_edit.print_figures(measure_edit([HeldOut(grey, grey, grey)], RED_TO_BLUE), console)
+    print_figures(measure_edit([HeldOut(grey, grey, grey)], RED_TO_BLUE), console)
     assert "No held-out view shows" in console.export_text()
 
 
 def test_before_after_shows_six_views_from_first_to_last(tmp_path: Path):
     shades = [torch.full((3, 100, 100), value / 20) for value in range(11)]
+    before_after([HeldOut(photo(0), photo(1), photo(2))], tmp_path / "new" / "picture.png")
     before_after([HeldOut(shade, 1 - shade, shade) for shade in shades], tmp_path / "new" / "picture.png")
     with Image.open(tmp_path / "new" / "picture.png") as image:
         pixels = np.array(image.convert("L"))
     column = pixels[:, 6 + 50]  # the middle of the photos
     runs = column[np.flatnonzero(np.diff(column.astype(int), prepend=-1))]
     assert [round(value / 255 * 20) for value in runs if value < 200] == [0, 2, 4, 6, 8, 10]
-
-
-def test_one_view_alone_makes_a_picture(tmp_path: Path):
-    before_after([HeldOut(photo(0), photo(1), photo(2))], tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 0
-
-
-def test_the_latest_run_in_a_folder_is_taken(tmp_path: Path):
-    for age, name in enumerate(("b", "a")):
-        config = tmp_path / name / "run" / "config.yml"
-        config.parent.mkdir(parents=True)
-        config.touch()
-        os.utime(config, (1000 - age, 1000 - age))
-    assert find_run(tmp_path) == tmp_path / "b" / "run" / "config.yml"
-    assert find_run(tmp_path / "a" / "run" / "config.yml") == tmp_path / "a" / "run" / "config.yml"
-    with pytest.raises(UserError, match="expected a run"):
-        find_run(tmp_path / "nowhere")
-
-
-def test_command_says_in_one_line_what_is_missing(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["csd-evaluate-edit", "--run", str(tmp_path)])
-    assert evaluate_edit.main() == 2
-    assert capsys.readouterr().err.startswith("error: ")
-    (tmp_path / "config.yml").touch()
-    assert evaluate_edit.main() == 2
-    assert "expected checkpoints" in capsys.readouterr().err
