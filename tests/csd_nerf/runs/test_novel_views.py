@@ -1,6 +1,7 @@
 """A run opened again, its novel views, and csd-evaluate scene on them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from csd_core.evaluation.metrics.depth import reprojection_error
 from csd_core.io.files import file_hash
 from csd_nerf.commands.evaluate import main
 from csd_nerf.runs.checkpoint import read_checkpoint
+from csd_nerf.runs.held_out import measure_edit, render_held_out
 from csd_nerf.runs.novel_views import (
     base_checkpoint,
     cameras_from_file,
@@ -45,7 +47,7 @@ def scene(run: Path) -> Any:
     return open_scene(run)
 
 
-def test_an_older_run_shows_the_appearance_that_it_kept_beside_nerfactos(
+def test_an_older_run_renders_with_its_own_appearance_embedding(
     tmp_path: Path, capture: Path, tiny_epsilon: Path
 ) -> None:
     appearances = ("--pipeline.model.use-appearance-embedding", "True")
@@ -124,10 +126,10 @@ def test_other_weights_in_an_opened_run(run: Path, tmp_path: Path) -> None:
     scene = open_scene(run)
     cameras = novel_cameras(scene, 1)
     after = render_views(scene.pipeline, cameras).frames
-    load_weights(scene.pipeline, base_checkpoint(run, "--source"))
+    load_weights(scene.pipeline, base_checkpoint(run))
     before = render_views(scene.pipeline, cameras).frames
     assert not torch.equal(before, after)
-    checkpoint = torch.load(base_checkpoint(run, "--source"), weights_only=False)
+    checkpoint = torch.load(base_checkpoint(run), weights_only=False)
     name = next(key for key in checkpoint["pipeline"] if key.endswith("weight"))
     checkpoint["pipeline"][name] = torch.zeros(3)
     torch.save(checkpoint, tmp_path / "other.ckpt")
@@ -138,14 +140,14 @@ def test_other_weights_in_an_opened_run(run: Path, tmp_path: Path) -> None:
 def test_a_path_of_the_viewer(scene: Any, tmp_path: Path) -> None:
     pose = np.eye(4)
     keyframe = {"camera_to_world": pose.flatten().tolist(), "fov": 50, "aspect": 1.5}
-    told = {
+    content = {
         "camera_type": "perspective",
         "render_height": 40,
         "render_width": 60,
         "camera_path": [keyframe] * 3,
     }
     path = tmp_path / "camera_path.json"
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(content))
     cameras = cameras_from_file(path, 30)
     assert (len(cameras), int(cameras.width[0]), int(cameras.height[0])) == (3, 30, 20)
     path.write_text("{}")
@@ -153,14 +155,14 @@ def test_a_path_of_the_viewer(scene: Any, tmp_path: Path) -> None:
         cameras_from_file(path)
 
 
-def test_what_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.yml"):
         find_run(tmp_path)
     (tmp_path / "config.yml").write_text("")
     with pytest.raises(UserError, match="let the run finish"):
         open_scene(tmp_path)
     with pytest.raises(UserError, match=r"before the edit.*--source"):
-        base_checkpoint(tmp_path, "--source")
+        base_checkpoint(tmp_path)
 
 
 # The command --------------------------------------------------------------------------------------
@@ -176,15 +178,15 @@ def report(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_scene_is_measured_on_renders(report: Path, run: Path) -> None:
-    told = json.loads((report / "report.json").read_text())
-    measures = {measure["key"]: measure for measure in told["measures"]}
+    content = json.loads((report / "report.json").read_text())
+    measures = {measure["key"]: measure for measure in content["measures"]}
     assert len(measures["directional_similarity"]["values"]) == 3
     assert len(measures["image_consistency"]["values"]) == 2
-    assert len(told["cameras"]) == 3
+    assert len(content["cameras"]) == 3
     scene = open_scene(run)
     cameras = novel_cameras(scene, 3, 16)
     after = render_views(scene.pipeline, cameras)
-    load_weights(scene.pipeline, base_checkpoint(run, "--source"))
+    load_weights(scene.pipeline, base_checkpoint(run))
     before = render_views(scene.pipeline, cameras)
     for key, frames in (("depth_error", after.frames), ("source_depth_error", before.frames)):
         expected = reprojection_error(frames, before.depths, before.cameras).tolist()
@@ -194,12 +196,37 @@ def test_a_scene_is_measured_on_renders(report: Path, run: Path) -> None:
         assert len(kept) == 3
         pixels = torch.from_numpy(np.array(Image.open(kept[2]))).permute(2, 0, 1) / 255
         assert float((pixels - views.frames[2]).abs().max()) < 0.6 / 255
-    assert (report / "report.html").is_file()
-    read = (latest_checkpoint(run / "config.yml"), base_checkpoint(run, "--source"))
-    assert told["inputs"] == {str(path): file_hash(path) for path in read}
+    read = (latest_checkpoint(run / "config.yml"), base_checkpoint(run))
+    assert content["inputs"] == {str(path): file_hash(path) for path in read}
 
 
-def test_the_source_of_a_run_against_itself_is_the_scene_before_its_edit(
+def test_held_out_photos_are_compared_with_the_true_edit(run: Path, tmp_path: Path) -> None:
+    """Of a run that was moved, by an instruction with known captions, from a named checkpoint."""
+    moved, output = tmp_path / "moved", tmp_path / "report"
+    shutil.copytree(run, moved)
+    words = ["scene", "--edited", str(moved), "--output", str(output), "--num-views", "2", "--width", "16"]
+    named = ["--source", str(base_checkpoint(run)), "--prompt", "make it night", "--clip", "mini"]
+    assert main([*words, *named]) == 0
+    content = json.loads((output / "report.json").read_text())
+    expected = measure_edit(render_held_out(run / "config.yml"), "make it night")
+    assert content["held_out"] == expected.as_dict()
+    assert expected.whole is not None
+    assert content["captions"] == {"source": "a photo", "target": "a photo at night"}
+    page = (output / "report.html").read_text()
+    assert f"{expected.whole.gain:+.2f}" in page
+    with Image.open(output / "before_after.png") as picture:
+        assert picture.width >= 3 * 32
+    assert main([*words, *named]) == 0  # the report is replaced
+
+
+def test_a_prompt_without_ground_truth_leaves_the_photos_and_a_note(report: Path) -> None:
+    held_out = json.loads((report / "report.json").read_text())["held_out"]
+    assert (held_out["instruction"], held_out["whole"]) == (None, None)
+    assert held_out["base_to_photo"] > 0
+    assert "No ground truth is known" in (report / "report.html").read_text()
+
+
+def test_a_run_against_itself_is_compared_with_the_scene_before_its_edit(
     report: Path, run: Path, tmp_path: Path
 ) -> None:
     words = ["scene", "--edited", str(run), "--source", str(run / "config.yml"), "--num-views", "3"]
@@ -211,7 +238,7 @@ def test_the_source_of_a_run_against_itself_is_the_scene_before_its_edit(
     assert own["inputs"] == default["inputs"]
 
 
-def test_two_runs_of_one_capture(
+def test_a_run_is_compared_with_another_of_its_capture(
     run: Path, capture: Path, tiny_epsilon: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["scene", "--num-views", "2", "--width", "16", "--output", str(tmp_path / "report"), *CAPTIONS]
@@ -234,7 +261,7 @@ def test_two_runs_of_one_capture(
         (["--path", "/nowhere.json"], "/nowhere.json"),
     ],
 )
-def test_bad_input_in_one_line(
+def test_bad_input_is_one_line(
     run: Path, words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["scene", "--edited", str(run), "--output", str(tmp_path / "report"), *CAPTIONS, *words]
