@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_nerf.csd_datamanager import CSDDataManagerConfig, Editing
+from csd_core import baselines
+from csd_nerf.editing.edit import Editing, edit_by_sampling
+from csd_nerf.editing.rendering import render_views
 from csd_nerf.editing.rounds import Rounds
 from csd_nerf.editing.views import to_float
 from tests.csd_nerf.conftest import arguments, parse, train, write_capture
@@ -30,55 +31,39 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, tiny_epsilon: Path) -> Any:
     return train(parse(arguments(capture, folder / "out", tiny_epsilon, *more)))
 
 
-@pytest.fixture
-def denoiser(mixed: Any) -> InstructPix2Pix:
-    return mixed.datamanager._load_denoiser()
-
-
 def test_mixed_sizes_come_back_at_the_size_of_training(mixed: Any) -> None:
     manager = mixed.datamanager
     assert manager.rounds_done == 2
     assert manager.views_per_round == len(manager.train_dataset) == 11
     for view in range(11):
-        image = manager.train_dataset[view]["image"]
         edit = manager.edited_view(view)
         assert edit is not None
-        assert edit.shape == (3, *image.shape[:2])
+        assert edit.shape == (3, *manager.train_dataset[view]["image"].shape[:2])
 
 
-def test_photos_are_kept_and_transparent_parts_lie_on_white(mixed: Any) -> None:
+def test_photos_are_kept_and_transparent_parts_are_white(mixed: Any) -> None:
     image = mixed.datamanager.train_dataset[3]["image"]
     expected = image[..., :3] * image[..., 3:] + 1 - image[..., 3:]
     got = to_float(mixed.datamanager.photo(3)).permute(1, 2, 0)
     torch.testing.assert_close(got, expected, rtol=0, atol=0.5 / 255 + 1e-6)
 
 
-def test_render_is_nerfactos_own(mixed: Any) -> None:
-    manager, model = mixed.datamanager, mixed.model.eval()
-    views = [0, 5, 2]
-    like = [to_float(manager.photo(view)) for view in views]
+def test_renders_are_nerfactos_and_no_larger_than_needed(mixed: Any) -> None:
+    manager, model, views = mixed.datamanager, mixed.model.eval(), [0, 5, 2, 0]
+    cameras = manager.train_ray_generator.cameras
     with mixed.progress.round(9):
-        renders = manager.render(views, like, model, mixed.progress)
-    for view, render in zip(views, renders, strict=True):
+        *whole, small = render_views(model, cameras, views, [(99, 99)] * 3 + [(8, 12)], mixed.progress)
+    for view, render in zip(views, whole, strict=False):
         rays = manager.train_dataset.cameras.generate_rays(camera_indices=view, keep_shape=True)
         expected = model.get_outputs_for_camera_ray_bundle(rays)["rgb"].permute(2, 0, 1)
         torch.testing.assert_close(render, expected, rtol=0, atol=RENDER_TOLERANCE)
+    assert small.shape == (3, 8, 12)
     model.train()
 
 
-def test_render_is_no_larger_than_needed(mixed: Any) -> None:
-    manager = mixed.datamanager
-    with mixed.progress.round(9):
-        small, large = manager.render(
-            [0, 0], [torch.rand(3, 8, 12), torch.rand(3, 80, 120)], mixed.model, mixed.progress
-        )
-    assert small.shape == (3, 8, 12)
-    assert large.shape == manager.photo(0).shape
-
-
 @pytest.mark.parametrize("start", ["render", "photo", "previous"])
-def test_an_edit_starts_where_it_is_told(
-    mixed: Any, denoiser: InstructPix2Pix, start: str, monkeypatch: pytest.MonkeyPatch
+def test_an_edit_starts_from_what_is_configured(
+    mixed: Any, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = mixed.datamanager
     monkeypatch.setattr(manager.config, "start_from", start)
@@ -102,11 +87,11 @@ def test_a_request_edits_out_of_turn_but_not_during_base_training(
     assert not manager.is_due(3, first=2)
     manager.request_round()
     assert not manager.is_due(1, first=2)
-    assert "begin at step 2" in capsys.readouterr().out
+    assert "note: edits start at step 2" in capsys.readouterr().out
     assert manager.is_due(8, first=2)
 
 
-def test_rounds_use_what_the_panel_says(mixed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_use_the_settings_of_the_panel(mixed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     manager = mixed.datamanager
     for name, value in (("prompt", "night"), ("guidance_scale", 4.0), ("image_guidance_scale", 2.0)):
         monkeypatch.setattr(manager.live, name, value)
@@ -118,9 +103,25 @@ def test_rounds_use_what_the_panel_says(mixed: Any, monkeypatch: pytest.MonkeyPa
     assert manager._prompt_and_settings(5)[0] == manager.config.prompt
 
 
-def test_paper_settings() -> None:
-    config = CSDDataManagerConfig()
-    assert (config.edit_interval, config.edit.batch_size, config.start_from) == (2000, 16, "render")
+@pytest.mark.parametrize("cyclic", [False, True])
+def test_a_model_that_is_not_kept_is_freed_before_the_cache_is_emptied(
+    mixed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cyclic: bool
+) -> None:
+    manager = copy.copy(mixed.datamanager)
+    manager.config = dataclasses.replace(manager.config, keep_model_loaded=False)
+    manager._denoiser = None
+    denoiser: Any = manager._load_denoiser()
+    if cyclic:  # as compiled and offloaded models are
+        denoiser.itself = denoiser
+    reference, freed = weakref.ref(denoiser), []
+    del denoiser
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(reference() is None))
+    gc.disable()  # so that only the round itself collects
+    try:
+        manager.run_round(9, mixed.model, Rounds(tmp_path / "edits"), mixed.progress)
+    finally:
+        gc.enable()
+    assert freed == [True]
 
 
 ONE_VIEW = {
@@ -142,7 +143,7 @@ def single(tmp_path_factory: pytest.TempPathFactory, tiny_epsilon: Path) -> Any:
     return train(parse(arguments(capture, folder / "out", tiny_epsilon, *more)))
 
 
-def test_views_are_edited_one_by_one(single: Any) -> None:
+def test_views_are_edited_one_by_one_without_a_checkpoint_each(single: Any) -> None:
     manager = single.datamanager
     assert manager.rounds_done == 3
     edited = [view for view in range(len(manager.train_dataset)) if manager.edited_view(view) is not None]
@@ -153,20 +154,14 @@ def test_views_are_edited_one_by_one(single: Any) -> None:
         edit, photo = manager.edited_view(view), manager.photo(view)
         assert edit.shape == photo.shape
         assert not torch.equal(edit, photo)
-
-
-def test_single_views_are_not_worth_a_checkpoint(single: Any) -> None:
-    """Those of the schedule alone, and the scene before the first edit."""
     assert list((single.base_dir / "base_model").glob("step-000000001.ckpt"))
     names = {path.name for path in single.checkpoint_dir.glob("step-*.ckpt")}
     assert names == {"step-000000007.ckpt"}
 
 
-def test_a_view_is_renewed_from_the_render_under_the_photo(
+def test_a_single_view_is_sampled_from_the_render_under_the_photo(
     single: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from csd_core import baselines
-
     seen: dict[str, Any] = {}
 
     def spy(_: Any, image: torch.Tensor, condition: torch.Tensor, *__: Any, level: float) -> torch.Tensor:
@@ -175,51 +170,25 @@ def test_a_view_is_renewed_from_the_render_under_the_photo(
 
     monkeypatch.setattr(baselines, "ip2p_renewed", spy)
     manager, model = single.datamanager, single.model.eval()
-    prompt, settings = manager._prompt_and_settings(4)
-    editing = Editing(manager._load_denoiser(), prompt, settings, single.progress)
     with single.progress.round(9):
-        (done,) = manager._edit_views([1], model, editing)
+        (done,) = manager._edit_views([1], model, *manager._prompt_and_settings(4), single.progress)
     height, width = done.photo.shape[1:]
-    like = seen["condition"][0, :, :height, :width]
+    given = {name: seen[name][0, :, :height, :width] for name in ("image", "condition")}
     assert seen["image"].shape == seen["condition"].shape
-    assert float((seen["image"][0, :, :height, :width] - to_float(done.start)).abs().max()) < 1 / 255
-    assert float((like - to_float(done.photo)).abs().max()) < 1 / 255
-    low, high = manager.config.sampling_range
-    assert low <= seen["level"] <= high
+    assert float((given["image"] - to_float(done.start)).abs().max()) < 1 / 255
+    assert float((given["condition"] - to_float(done.photo)).abs().max()) < 1 / 255
     levels = set()
     for number in range(4):
-        quiet: Any = _Quiet()
+        progress: Any = _NoProgress()
         prompt, settings = manager._prompt_and_settings(number)
-        editing = Editing(manager._load_denoiser(), prompt, settings, quiet)
-        manager._renewed(seen["condition"], seen["image"], editing)
-        levels.add(round(seen["level"], 6))
+        editing = Editing(manager._load_denoiser(), prompt, settings, progress)
+        edit_by_sampling([given["image"]], [given["image"]], editing, steps=2, noise_range=(0.2, 0.9))
+        levels.add(seen["level"])
     assert len(levels) == 4
+    assert 0.2 <= min(levels) <= max(levels) <= 0.9
 
 
-class _Quiet:
-    """Shows no progress."""
-
+class _NoProgress:
     @contextmanager
     def task(self, *_: Any) -> Any:
         yield lambda _: None
-
-
-@pytest.mark.parametrize("cyclic", [False, True])
-def test_a_model_that_is_not_kept_is_freed_before_the_cache_is_emptied(
-    mixed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cyclic: bool
-) -> None:
-    manager = copy.copy(mixed.datamanager)
-    manager.config = dataclasses.replace(manager.config, keep_model_loaded=False)
-    manager._denoiser = None
-    denoiser: Any = manager._load_denoiser()
-    if cyclic:  # as compiled and offloaded models have
-        denoiser.itself = denoiser
-    gone, freed = weakref.ref(denoiser), []
-    del denoiser
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(gone() is None))
-    gc.disable()  # so that nothing but the round itself collects
-    try:
-        manager.run_round(9, mixed.model, Rounds(tmp_path / "edits"), mixed.progress)
-    finally:
-        gc.enable()
-    assert freed == [True]

@@ -7,7 +7,6 @@ from nerfstudio.data.scene_box import SceneBox
 from torch.nn.functional import normalize
 
 from csd_nerf.csd_model import CSDModel, CSDModelConfig, choose_implementation
-from csd_nerf.nerfstudio_compat.lpips import LazyLPIPS, _lpips
 
 RENDER_TOLERANCE = 1e-6
 
@@ -45,14 +44,14 @@ def model() -> CSDModel:
     return build()
 
 
-def test_falls_back_to_torch_and_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_falls_back_to_torch_and_prints_so_once(capsys: pytest.CaptureFixture[str]) -> None:
     choose_implementation.cache_clear()
     models = [build(), build()]
     assert [model.config.implementation for model in models] == ["torch", "torch"]
     assert capsys.readouterr().out.count("The scene runs on torch (no CUDA device).") == 1
 
 
-def test_render_is_nerfactos_and_leaves_no_trace(model: CSDModel) -> None:
+def test_render_is_nerfactos_and_does_not_affect_training(model: CSDModel) -> None:
     model.eval()
     with torch.no_grad():
         expected = model(rays(50))["rgb"]
@@ -66,7 +65,7 @@ def test_render_is_nerfactos_and_leaves_no_trace(model: CSDModel) -> None:
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-def test_views_begin_with_one_appearance_or_have_none() -> None:
+def test_views_start_with_one_appearance_or_have_none() -> None:
     assert build().field.embedding_appearance is None
     table = build(use_appearance_embedding=True).field.embedding_appearance
     assert table is not None
@@ -88,7 +87,7 @@ def test_a_checkpoint_with_a_shown_appearance_beside_nerfactos_opens(edited: boo
     assert torch.equal(model.state_dict()[f"{table}embedding.weight"], expected)
 
 
-def test_sampler_goes_on_where_it_was(model: CSDModel) -> None:
+def test_sampler_continues_from_its_state(model: CSDModel) -> None:
     other = build()
     model.proposal_sampler.set_anneal(0.25)
     model.proposal_sampler.step_cb(7)
@@ -104,26 +103,3 @@ def test_schedules_count_the_steps_of_the_loaded_weights() -> None:
     anneal, _ = model.get_training_callbacks(attributes)
     anneal.run_callback(step=0)
     assert model.proposal_sampler._anneal == 1.0
-
-
-def test_no_weights_of_lpips_in_the_state(model: CSDModel) -> None:
-    assert not any("lpips" in key for key in model.state_dict())
-    assert isinstance(model.lpips, LazyLPIPS)
-
-
-def test_metrics_do_without_lpips_offline(
-    model: CSDModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    _lpips.cache_clear()
-    images = {
-        name: torch.rand(64, 64, 1) for name in ("accumulation", "depth", "prop_depth_0", "prop_depth_1")
-    }
-    for _ in range(2):
-        metrics, _ = model.get_image_metrics_and_images(
-            {"rgb": torch.rand(64, 64, 3), **images}, {"image": torch.rand(64, 64, 3)}
-        )
-        assert metrics.keys() == {"psnr", "ssim"}
-    assert capsys.readouterr().out.count("LPIPS is left out") == 1
-    _lpips.cache_clear()

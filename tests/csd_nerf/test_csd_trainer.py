@@ -2,19 +2,24 @@
 
 import copy
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from nerfstudio.configs.base_config import MachineConfig
 
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.engine.ranks import Ranks
 from csd_core.errors import UserError
 from csd_core.machine import FreeCores
-from csd_nerf.nerfstudio_compat.lpips import LazyLPIPS
+from csd_nerf import csd_trainer
+from csd_nerf.csd_trainer import CSDTrainerConfig
 from csd_nerf.editing.quality import Quality
 from csd_nerf.editing.rounds import Rounds
+from csd_nerf.nerfstudio_compat.lpips import LazyLPIPS
 from csd_nerf.runs.checkpoint import STATE, read_checkpoint
 from csd_nerf.runs.checks import prepare
 from tests.csd_nerf.conftest import PROMPT, arguments, parse, train, write_capture
@@ -94,11 +99,11 @@ def test_quality_is_measured_before_the_first_edit_and_of_every_round(edited: An
     assert [number for number, value in quality.hues.items() if value >= 0] == ["1", "2", "3"]
 
 
-def test_a_run_on_the_cpu_keeps_off_cores_that_others_use(edited: Any) -> None:
+def test_a_run_on_the_cpu_leaves_cores_to_other_processes(edited: Any) -> None:
     assert isinstance(edited.progress._tick.__self__, FreeCores)
 
 
-def test_training_sees_exactly_the_bytes_on_disk(edited: Any) -> None:
+def test_training_uses_exactly_the_bytes_on_disk(edited: Any) -> None:
     edits = Rounds(edited.base_dir / "edits").read(edited.datamanager.rounds_done)
     batch = next(iter(edited.datamanager.train_image_dataloader))
     seen = dict(zip(batch["image_idx"].tolist(), batch["image"], strict=True))
@@ -117,7 +122,7 @@ def test_no_diffusion_model_in_state_or_reach_of_the_viewer(edited: Any) -> None
     assert parse_object(edited.pipeline, InstructPix2Pix, "") == []
 
 
-def test_a_finished_run_says_so(
+def test_a_finished_run_is_not_trained_further(
     edited: Any, capture: Path, tmp_path: Path, tiny_epsilon: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = arguments(capture, tmp_path, tiny_epsilon, "--load-dir", str(edited.checkpoint_dir), prompt="")
@@ -144,15 +149,12 @@ def test_settings_changed_in_the_viewer_are_resumed(
     assert manager.live.guidance_scale == 3.0
 
 
-@pytest.mark.parametrize("kind", ["scene", "views"])
+@pytest.mark.parametrize(("views", "radius"), [(11, 4.5), (14, 3.0)])
 def test_base_of_another_scene_is_refused(
-    nerfacto_run: Path, tmp_path: Path, tiny_epsilon: Path, kind: str
+    nerfacto_run: Path, tmp_path: Path, tiny_epsilon: Path, views: int, radius: float
 ) -> None:
-    views, radius = (11, 4.5) if kind == "scene" else (14, 3.0)
     other = write_capture(tmp_path / "scene", [(32, 32)] * views, radius=radius)
-    words = arguments(
-        other, tmp_path / "out", tiny_epsilon, "--load-dir", str(nerfacto_run / "nerfstudio_models")
-    )
+    words = arguments(other, tmp_path / "out", tiny_epsilon, "--load-dir", str(nerfacto_run))
     with pytest.raises(UserError, match="another scene"):
         prepare(parse(words))
     assert not (tmp_path / "out").exists()
@@ -165,9 +167,32 @@ def test_base_of_another_method_is_refused(capture: Path, tmp_path: Path, tiny_e
     torch.save(content, run / "nerfstudio_models" / "step-000000009.ckpt")
     tag = "!!python/object:nerfstudio.models.splatfacto.SplatfactoModelConfig"
     (run / "config.yml").write_text(f"pipeline:\n  model: {tag}\n    sh_degree: 3\n")
-    words = arguments(capture, tmp_path / "out", tiny_epsilon, "--load-dir", str(run / "nerfstudio_models"))
     with pytest.raises(UserError, match="expected a run of nerfacto, got one of Splatfacto"):
-        prepare(parse(words))
+        prepare(parse(arguments(capture, tmp_path / "out", tiny_epsilon, "--load-dir", str(run))))
+
+
+def test_a_checkpoint_without_its_config_that_does_not_fit_is_one_line(
+    nerfacto_run: Path,
+    capture: Path,
+    tmp_path: Path,
+    tiny_epsilon: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alone = Path(shutil.copytree(nerfacto_run / "nerfstudio_models", tmp_path / "base" / "nerfstudio_models"))
+    with pytest.raises(SystemExit) as stopped:
+        train(parse(arguments(capture, tmp_path, tiny_epsilon, "--load-dir", str(alone))))
+    assert stopped.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "does not fit" in line
+
+
+def test_the_device_of_a_rank_is_set_before_groups_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(Ranks, "joined", lambda: calls.append("groups"))
+    config = CSDTrainerConfig(machine=MachineConfig(device_type="cuda"))
+    csd_trainer._join(config, 1)
+    assert calls == [1, "groups"]
 
 
 def test_nan_stops_with_the_step_named_and_the_last_state_kept(
@@ -177,10 +202,9 @@ def test_nan_stops_with_the_step_named_and_the_last_state_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    predict, calls = InstructPix2Pix.predict_noise, []
+    predict = InstructPix2Pix.predict_noise
 
     def fail_in_round_2(self: InstructPix2Pix, x_t: torch.Tensor, *rest: Any) -> torch.Tensor:
-        calls.append(1)
         failing = (tmp_path / "scene" / "csd-nerf2nerf-tiny" / "run" / "edits" / "round_0001").exists()
         return predict(self, x_t, *rest) * (float("nan") if failing else 1.0)
 
@@ -188,7 +212,6 @@ def test_nan_stops_with_the_step_named_and_the_last_state_kept(
     with pytest.raises(SystemExit) as stopped:
         train(parse(arguments(capture, tmp_path, tiny_epsilon)))
     assert stopped.value.code == 1
-    assert calls
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "step 0" in line
     run = tmp_path / "scene" / "csd-nerf2nerf-tiny" / "run"
