@@ -1,4 +1,4 @@
-"""Training on two ranks as ns-train would start them, for tests/csd_nerf/test_csd_launch.py.
+"""Training on two ranks as ns-train would start them, for nerfstudio_compat/test_launch.py.
 
 As a program: `python -m tests.csd_nerf.two_ranks FOLDER` trains by FOLDER/runs and writes
 FOLDER/<run>-<rank>.pt.
@@ -20,13 +20,13 @@ from csd_nerf.nerfstudio_compat.launch import DataParallel, _cpu_worker
 from tests.ranks import SECONDS, ended, start
 
 RUNS = "runs"
-"""File: the configs, each with whether somebody meddles at rank 0's viewer."""
+"""File: the configs, each with whether rank 0's viewer gets requests."""
 
 
 def started(folder: Path, runs: Sequence[tuple[Any, bool]]) -> list[list[dict[str, Any]]]:
     """Train on two ranks, one config after the other; what each rank had at the end of each.
 
-    With a config: whether somebody meddles at rank 0's viewer.
+    With a config: whether rank 0's viewer gets requests.
     """
     (folder / RUNS).write_bytes(pickle.dumps(runs))
     for code, said, err in ended(start(2, ["-m", "tests.csd_nerf.two_ranks", folder])):
@@ -37,7 +37,7 @@ def started(folder: Path, runs: Sequence[tuple[Any, bool]]) -> list[list[dict[st
 def train_all(rank: int, world_size: int, folder: Path, global_rank: int) -> None:
     """What each rank does."""
     runs: Sequence[tuple[Any, bool]] = pickle.loads((folder / RUNS).read_bytes())
-    for number, (config, meddled) in enumerate(runs):
+    for number, (config, requests) in enumerate(runs):
         config.vis = "none"
         config.set_timestamp()
         if rank == 0:
@@ -45,13 +45,13 @@ def train_all(rank: int, world_size: int, folder: Path, global_rank: int) -> Non
         ns_train._set_random_seed(config.machine.seed + global_rank)
         trainer = config.setup(local_rank=rank, world_size=world_size)
         trainer.setup()
-        if meddled and rank == 0:
-            meddle(trainer)
+        if requests and rank == 0:
+            request(trainer)
         trainer.train()
         torch.save(seen(trainer), folder / f"{number}-{rank}.pt")
 
 
-def meddle(trainer: Any) -> None:
+def request(trainer: Any) -> None:
     """Change the prompt, and ask for a round after step 5."""
     manager = trainer.datamanager
     manager.live.prompt = "night"
@@ -64,7 +64,7 @@ def meddle(trainer: Any) -> None:
 
 
 def seen(trainer: Any) -> dict[str, Any]:
-    """What a rank has in the end."""
+    """State of a rank at the end."""
     manager = trainer.datamanager
     return {
         "scene": trainer.model.state_dict(),

@@ -3,13 +3,11 @@ import io
 import pytest
 from rich.console import Console
 
-from csd_core.engine.progress import duration
 from csd_nerf.editing.progress import LINE_EVERY, RunProgress
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
+    now = 0.0
 
     def __call__(self) -> float:
         return self.now
@@ -36,13 +34,6 @@ def progress(clock: Clock, printed: io.StringIO) -> RunProgress:
         console=Console(file=printed, width=120),
         clock=clock,
     )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (59.4, "59 s"), (90, "2 min"), (3 * 3600 + 300, "3 h 5 min")]
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def steps(progress: RunProgress, clock: Clock, which: range, seconds: float) -> None:
@@ -88,7 +79,7 @@ def test_prints_a_line_now_and_then_without_a_terminal(
     assert lines[-1] == "training on edits 100/100, done"
 
 
-def test_every_step_and_part_of_a_round_ticks(printed: io.StringIO) -> None:
+def test_tick_is_called_after_every_step_and_part_of_a_round(printed: io.StringIO) -> None:
     ticks: list[int] = []
     run = RunProgress(
         0, 9, lambda step: 0, lambda step: "", Console(file=printed), tick=lambda: ticks.append(1)

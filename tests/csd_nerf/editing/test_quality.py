@@ -93,22 +93,13 @@ def test_low_figures_are_warned_of_in_one_line(
 
 def test_quality_is_read_as_it_was_written_and_older_runs_have_none(tmp_path: Path) -> None:
     assert Quality.read(tmp_path) == Quality()
-    assert Quality().verdict() == "Nothing is known of its quality."
+    assert Quality().verdict() == "Quality: not measured."
     quality = Quality(base=21.5, rounds={"9": 30.0, "10": 19.0}, hues={"9": 3.0})
     quality.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["quality.json"]
     assert Quality.read(tmp_path) == quality
-    assert quality.follows == 19.0
+    assert quality.follows == 19.0, "of the worst round"
     assert json.loads((tmp_path / "quality.json").read_text())["base"] == 21.5
-
-
-def test_a_round_that_went_wrong_is_not_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
-    quality = Quality(base=25.0)
-    for number, value in enumerate((8.0, 14.0, 20.5), start=1):
-        quality.round_is(number, value)
-    assert capsys.readouterr().out.count("warning:") == 1
-    assert "8.0" in quality.verdict()
-    assert "NOT" in quality.verdict()
 
 
 def rounds_of(colors: list[str]) -> list[EditedView]:

@@ -39,7 +39,7 @@ def test_equals_nerfstudios_own(encoding: HashEncoding) -> None:
     torch.testing.assert_close(position, expected[2], rtol=1e-4, atol=GRADIENT_TOLERANCE)
 
 
-def test_blocks_make_no_difference(encoding: HashEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_does_not_depend_on_blocks(encoding: HashEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
     points = torch.rand(101, 3)
     whole = gradients(lambda x: encode(encoding, x), encoding, points)
     monkeypatch.setattr(csd_hash, "_BLOCK", 5 * 16)
@@ -49,7 +49,7 @@ def test_blocks_make_no_difference(encoding: HashEncoding, monkeypatch: pytest.M
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=GRADIENT_TOLERANCE)
 
 
-def test_gradient_repeats_to_the_last_bit(encoding: HashEncoding) -> None:
+def test_gradient_is_deterministic(encoding: HashEncoding) -> None:
     points = torch.rand(20000, 3)
     first, second = (gradients(lambda x: encode(encoding, x), encoding, points)[1] for _ in range(2))
     assert torch.equal(first, second)

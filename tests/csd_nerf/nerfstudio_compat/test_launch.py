@@ -1,4 +1,4 @@
-"""A scene on two ranks, which talk over gloo."""
+"""A scene on two ranks, which communicate over gloo."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, capture: Path, tiny_epsilon:
 def parts(
     tmp_path_factory: pytest.TempPathFactory, capture: Path, tiny_epsilon: Path
 ) -> tuple[Path, list[list[Seen]]]:
-    """The same run stopped, continued, and one with somebody at its viewer; what each rank had in the end."""
+    """The same run stopped, continued, and one with requests in its viewer; what each rank had in the end."""
     out = tmp_path_factory.mktemp("parts")
     words = arguments(capture, out, tiny_epsilon, *RANKS)
     never = ("--pipeline.datamanager.edit-interval", "100")
@@ -65,7 +65,7 @@ def test_all_ranks_have_the_same_scene_and_the_same_views(
     assert one["rounds"] == other["rounds"] == (2, 3, 2)[run]
 
 
-def test_ranks_draw_different_rays(parts: tuple[Path, list[list[Seen]]]) -> None:
+def test_ranks_sample_different_rays(parts: tuple[Path, list[list[Seen]]]) -> None:
     one, other = parts[1][1]
     assert not torch.equal(one["drawn"], other["drawn"])
 
@@ -79,7 +79,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
         assert torch.equal(got[key], value), key
 
 
-def test_a_run_of_two_goes_on_alone(whole: Path, capture: Path, tmp_path: Path, tiny_epsilon: Path) -> None:
+def test_a_run_of_two_continues_alone(whole: Path, capture: Path, tmp_path: Path, tiny_epsilon: Path) -> None:
     state = latest(whole)
     assert len(state[STATE]["random_of_others"]) == 1
     words = arguments(capture, tmp_path, tiny_epsilon, "--load-dir", str(whole / "nerfstudio_models"))
@@ -103,13 +103,13 @@ def test_a_round_of_two_is_that_of_one(
         assert int((edit.int() - expected[view].int()).abs().max()) <= 1, "a level of 255, by rounding"
 
 
-def test_what_rank_0_is_asked_in_its_viewer_counts_for_all(parts: tuple[Path, list[list[Seen]]]) -> None:
-    """Taken up at the next step at which the ranks ask each other."""
+def test_requests_in_the_viewer_of_rank_0_count_for_all(parts: tuple[Path, list[list[Seen]]]) -> None:
+    """At the next step at which the ranks exchange requests."""
     states = [json.loads(path.read_text()) for path in parts[0].glob("third/edits/round_*/state.json")]
     assert sorted((state["step"], state["prompt"]) for state in states) == [(4, "night"), (10, "night")]
 
 
-def test_the_end_of_a_rank_is_the_end_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_ends_ends_all_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(*_: Any, **__: Any) -> None:
         raise ProcessExitedException("process 1 terminated with exit code 2", 1, 12, 2)
 
