@@ -70,10 +70,6 @@ class Command:
         """The pixels of an output."""
         raise NotImplementedError
 
-    def fill_disk(self, patch: pytest.MonkeyPatch, error: OSError) -> None:
-        """Let the writing of the output fail."""
-        raise NotImplementedError
-
     def args(self, *options: object, prompt: str | None = "make it red", steps: int | None = 3) -> list[str]:
         args = [self.source_option, self.input, "--output", self.output, "--model", self.model, *self.extra]
         args += ["--device", "cpu"]
@@ -159,12 +155,6 @@ class PanoramaCommand(Command):
     def read(self, path: Path) -> np.ndarray:
         return read_picture(path).pixels
 
-    def fill_disk(self, patch: pytest.MonkeyPatch, error: OSError) -> None:
-        def full(*_: object) -> None:
-            raise error
-
-        patch.setattr("csd_core.cli.panorama_run.write_picture", full)
-
 
 class VideoCommand(Command):
     """csd-edit-video; 4 frames of 45 x 61 pixels, folder to folder."""
@@ -205,18 +195,6 @@ class VideoCommand(Command):
         if path.is_dir():
             return np.stack([read_picture(file).pixels for file in sorted(path.iterdir())])
         return np.stack(decoded(path))
-
-    def fill_disk(self, patch: pytest.MonkeyPatch, error: OSError) -> None:
-        from csd_core.io.video_writer import VideoWriter
-
-        write = VideoWriter.write
-
-        def full(self: VideoWriter, pixels: np.ndarray) -> None:
-            write(self, pixels)
-            if self._written == 3:
-                raise error
-
-        patch.setattr(VideoWriter, "write", full)
 
 
 def contents(path: Path) -> list[bytes]:

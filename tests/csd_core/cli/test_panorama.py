@@ -50,7 +50,9 @@ def test_a_turned_photo_is_edited_upright_and_keeps_its_metadata(panorama: Panor
 def test_transparency_stays(panorama: PanoramaCommand) -> None:
     source = panorama.use(noise(*SIZE, 4))
     panorama.edited(steps=1)
-    np.testing.assert_array_equal(read_picture(panorama.output).alpha, source[..., 3])
+    alpha = read_picture(panorama.output).alpha
+    assert alpha is not None
+    np.testing.assert_array_equal(alpha, source[..., 3])
 
 
 def test_16_bits_stay_16_bits(panorama: PanoramaCommand) -> None:

@@ -17,7 +17,7 @@ def canvas(value: float) -> Tensor:
 
 
 class Edit:
-    """A watch over an edit of five steps, with what it showed."""
+    """A watch over an edit of five steps, and the previews that it showed."""
 
     def __init__(self, tmp_path: Path, preview_every: int = 0, num_steps: int = 5) -> None:
         self.shown: list[float] = []
@@ -40,23 +40,19 @@ def handler() -> Iterator[None]:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_previews_come_every_so_many_steps_but_not_at_the_end(tmp_path: Path) -> None:
-    edit = Edit(tmp_path, preview_every=2, num_steps=6)
+@pytest.mark.parametrize(("every", "shown"), [(2, [2, 4]), (0, [])])
+def test_previews_come_every_so_many_steps_but_not_at_the_end(
+    tmp_path: Path, every: int, shown: list[float]
+) -> None:
+    edit = Edit(tmp_path, preview_every=every, num_steps=6)
     for step in range(6):
         assert not edit.watch(step, canvas(step + 1))
-    assert edit.shown == [2, 4]
+    assert edit.shown == shown
     assert edit.watch.steps_done == 6
+    assert edit.kept() is None
 
 
-def test_without_previews_nothing_is_shown_or_kept(tmp_path: Path) -> None:
-    edit = Edit(tmp_path)
-    for step in range(5):
-        edit.watch(step, canvas(step))
-    assert edit.shown == []
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_canvas_is_kept_when_it_is_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_canvas_is_saved_at_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     monkeypatch.setattr(module, "SAVE_SECONDS", 10.0)
@@ -68,7 +64,7 @@ def test_the_canvas_is_kept_when_it_is_time(tmp_path: Path, monkeypatch: pytest.
     assert found == [None, (2, 2.0), (2, 2.0), (4, 4.0), (4, 4.0)]  # not after the last step
 
 
-def test_ctrl_c_ends_after_the_step_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_ends_after_the_current_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit = Edit(tmp_path)
     with edit.watch.watching(0) as callback:
         assert not callback(0, canvas(1))
@@ -82,29 +78,21 @@ def test_ctrl_c_ends_after_the_step_at_work(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
-    edit = Edit(tmp_path)
-    with edit.watch.watching(0):
+    with Edit(tmp_path).watch.watching(0):
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_in_the_last_step_changes_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_in_the_last_step_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit = Edit(tmp_path)
     with edit.watch.watching(4) as callback:
         os.kill(os.getpid(), signal.SIGINT)
         assert not callback(4, canvas(5))
     assert edit.kept() is None
+    assert "4/5" in capsys.readouterr().err  # the bar starts at the step that is resumed
 
 
 def test_after_an_error_ctrl_c_is_as_before(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), Edit(tmp_path).watch.watching(0):
-        raise RuntimeError  # the fixture looks at the handler
-
-
-def test_the_bar_begins_where_the_edit_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Edit(tmp_path).watch.watching(3) as callback:
-        callback(3, canvas(1))
-    said = capsys.readouterr().err
-    assert "3/5" in said
-    assert "4/5" in said
+        raise RuntimeError  # the fixture checks the handler
