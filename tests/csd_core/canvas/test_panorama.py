@@ -1,54 +1,25 @@
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from csd_core.canvas.panorama import Frame, Panorama, brightest_column, changing, sample_panorama, scheduled
+from csd_core.canvas.panorama import Borders, Frame, Panorama, brightest_column, changing
 from csd_core.canvas.regions import Region
-from csd_core.canvas.windows import Windows
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.engine.config import EditConfig
-from csd_core.engine.loop import particles_of_step
+from csd_core.engine.config import MethodConfig
 from csd_core.errors import UserError
-from csd_core.presets import PANORAMA, PANORAMA_MINI, Preset, panorama_preset
+from tests.csd_core.canvas.quick import QUICK, panorama, picture
 
-QUICK = Preset(EditConfig(learning_rate=2.0, batch_size=4, guidance_scale=3.0), updates=1, least_steps=4)
 STRENGTH_ERROR = 0.10
 ROLL_ERROR = 1e-4
 
 
-@pytest.fixture(scope="module")
-def denoiser(tiny_epsilon: Path) -> InstructPix2Pix:
-    return InstructPix2Pix.from_pretrained(str(tiny_epsilon))
-
-
-@pytest.fixture(scope="module")
-def mini() -> InstructPix2Pix:
-    return InstructPix2Pix.from_pretrained("mini")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def picture(height: int, width: int, seed: int = 0) -> Tensor:
-    """A smooth random image."""
-    coarse = torch.rand(1, 3, height // 8 + 2, width // 8 + 2, generator=torch.Generator().manual_seed(seed))
-    size = (height, width)
-    return torch.nn.functional.interpolate(coarse, size=size, mode="bilinear", align_corners=True)
-
-
-def panorama(denoiser: InstructPix2Pix, image: Tensor, prompt: str | None = "red", **settings) -> Panorama:
-    settings = {"stride": 4, **settings}
-    return Panorama(denoiser, image, prompt, settings.pop("edit", QUICK.edit), QUICK, **settings)
+def night(mini: InstructPix2Pix, image: Tensor, **how: Any) -> Panorama:
+    config = MethodConfig.from_preset(mini.presets["panorama"])
+    return Panorama(mini, image, "make it night", config, stride=16, **how)
 
 
 # The frame
@@ -57,9 +28,7 @@ def panorama(denoiser: InstructPix2Pix, image: Tensor, prompt: str | None = "red
 @pytest.mark.parametrize("size", [(32, 32), (33, 97), (200, 41), (5, 7), (1, 1), (20, 300), (300, 20)])
 @pytest.mark.parametrize("wrap", [False, True])
 @pytest.mark.parametrize("margin", [0, 16, 48])
-def test_an_image_enters_the_canvas_and_leaves_it_unharmed(
-    size: tuple[int, int], wrap: bool, margin: int
-) -> None:
+def test_an_image_returns_from_the_canvas_as_it_was(size: tuple[int, int], wrap: bool, margin: int) -> None:
     frame, image = Frame.around(size, 32, 4, margin, wrap), picture(*size)
     framed = frame.enter(image)
     assert tuple(framed.shape[-2:]) == frame.canvas_size
@@ -85,64 +54,14 @@ def test_a_small_image_is_enlarged_in_its_aspect() -> None:
 # The edit
 
 
-@pytest.mark.parametrize("size", [(32, 32), (45, 70), (70, 37), (11, 19)])
-@pytest.mark.parametrize("borders", ["margin", "lift", "none"])
-def test_an_edit_is_as_large_as_its_source(denoiser: InstructPix2Pix, size: tuple[int, int], borders) -> None:
+@pytest.mark.parametrize(("size", "borders"), [((45, 70), "margin"), ((70, 37), "lift"), ((11, 19), "none")])
+def test_an_edit_is_as_large_as_its_source(
+    denoiser: InstructPix2Pix, size: tuple[int, int], borders: Borders
+) -> None:
     job = panorama(denoiser, picture(*size), borders=borders, num_steps=2)
     edited = job.finish(job.run())
     assert edited.shape == (1, 3, *size)
     assert 0 <= edited.min() <= edited.max() <= 1
-
-
-@pytest.mark.parametrize("wrap", [False, True])
-def test_no_image_is_encoded_twice(denoiser: InstructPix2Pix, encoded: list[int], wrap: bool) -> None:
-    panorama(denoiser, picture(40, 80), num_steps=1, wrap=wrap).run()
-    assert encoded == [1]
-
-
-def test_evaluations_are_five_a_window_and_step(denoiser: InstructPix2Pix) -> None:
-    job = panorama(denoiser, picture(40, 80), num_steps=3)
-    drawn = sum(len(particles_of_step(job.edit, job.windows.num_particles, step)) for step in range(3))
-    with denoiser.count_evaluations() as evaluations:
-        job.run()
-    assert evaluations.count == 5 * drawn
-
-
-def test_windows_are_cut_in_batches_and_resumed_to_the_same_bits(denoiser: InstructPix2Pix) -> None:
-    image, kept = picture(40, 60), {}
-    job = panorama(denoiser, image, num_steps=5)
-    whole = job.run(callback=lambda step, canvas: kept.update({step: canvas.clone()}))
-    assert torch.equal(panorama(denoiser, image, num_steps=5).run(kept[2], start_step=3), whole)
-    small = replace(QUICK.edit, max_batch=3)
-    torch.testing.assert_close(
-        panorama(denoiser, image, num_steps=5, edit=small).run(), whole, rtol=1e-4, atol=1e-4
-    )
-
-
-def test_by_default_every_window_is_drawn_equally_often() -> None:
-    windows = Windows(20, 200, 8, 4, batch_size=4)
-    edit = scheduled(EditConfig(batch_size=4), windows, QUICK, None)
-    drawn = [p for k in range(edit.num_steps) for p in particles_of_step(edit, windows.num_particles, k)]
-    counts = torch.tensor(drawn).bincount()
-    assert counts.min() == counts.max() >= 1
-    assert scheduled(EditConfig(), windows, QUICK, 7).num_steps == 7
-
-
-def test_the_papers_panorama_takes_the_papers_steps() -> None:
-    windows = Windows(64, 240, 64, 16, batch_size=4)  # 1920 x 512: 12 windows (appendix B.1)
-    assert windows.num_particles == 12
-    edit = scheduled(PANORAMA.edit, windows, PANORAMA, None)
-    assert edit.num_steps in range(200, 203)
-    assert (edit.lr_decay_every, edit.learning_rate, edit.lr_decay) == (20, 2.0, 0.9)
-    large = Windows(496, 544, 64, 16, batch_size=4)  # 3968 x 4352
-    assert scheduled(PANORAMA.edit, large, PANORAMA, None).num_steps == large.steps_per_round > 200
-
-
-def test_presets_go_with_the_model(denoiser: InstructPix2Pix, mini: InstructPix2Pix) -> None:
-    assert panorama_preset(denoiser) is PANORAMA
-    assert panorama_preset(mini) is PANORAMA_MINI
-    assert PANORAMA.with_edit(guidance_scale=3.0, seed=None).guidance_scale == 3.0
-    assert PANORAMA.with_edit(guidance_scale=None).guidance_scale == 7.5
 
 
 def change_by_place(job: Panorama, side: int) -> Tensor:
@@ -155,12 +74,13 @@ def change_by_place(job: Panorama, side: int) -> Tensor:
 
 
 @pytest.mark.parametrize("borders", ["margin", "lift"])
-def test_a_uniform_image_is_edited_alike_everywhere(mini: InstructPix2Pix, borders) -> None:
+def test_a_uniform_image_is_edited_equally_everywhere(mini: InstructPix2Pix, borders: Borders) -> None:
     image = torch.tensor([0.35, 0.5, 0.6]).view(1, 3, 1, 1).expand(1, 3, 224, 256).contiguous()
     # without guidance: two evaluations in place of five; steps so small that nothing is near its end
-    plain = replace(PANORAMA_MINI.edit, guidance_scale=1, image_guidance_scale=1, lr_decay=1.0)
-    edit = replace(plain, learning_rate=0.25)
-    job = Panorama(mini, image, "make it night", edit, replace(QUICK, updates=14), stride=16, borders=borders)
+    plain = {"guidance_scale": 1.0, "image_guidance_scale": 1.0, "lr_decay": 1.0, "learning_rate": 0.25}
+    config = MethodConfig.from_preset(mini.presets["panorama"], **plain)
+    preset = replace(QUICK["panorama"], updates=14)
+    job = Panorama(mini, image, "make it night", config, preset=preset, stride=16, borders=borders)
     corner, edge, middle = change_by_place(job, 32)
     assert middle > 0.01
     assert corner / middle == pytest.approx(1, abs=STRENGTH_ERROR)
@@ -170,21 +90,11 @@ def test_a_uniform_image_is_edited_alike_everywhere(mini: InstructPix2Pix, borde
 # Wrap
 
 
-def test_an_image_that_is_rolled_is_edited_the_same(mini: InstructPix2Pix) -> None:
+def test_a_rolled_image_gives_the_rolled_edit(mini: InstructPix2Pix) -> None:
     image = picture(128, 384, seed=3)
-    rolled = image.roll(192, dims=-1)
     edits = []
-    for source in (image, rolled):
-        job = Panorama(
-            mini,
-            source,
-            "make it night",
-            PANORAMA_MINI.edit,
-            PANORAMA_MINI,
-            num_steps=4,
-            stride=16,
-            wrap=True,
-        )
+    for source in (image, image.roll(192, dims=-1)):
+        job = night(mini, source, num_steps=4, wrap=True)
         edits.append(job.finish(job.run()))
     torch.testing.assert_close(edits[1].roll(-192, dims=-1), edits[0], rtol=0, atol=ROLL_ERROR)
 
@@ -194,16 +104,7 @@ def test_across_the_wrap_the_step_is_as_between_neighbours(mini: InstructPix2Pix
     image = (0.5 + 0.3 * torch.stack([x.sin(), x.cos(), (2 * x).sin()])[:, None]).expand(3, 128, 256)[None]
     steps = {}
     for wrap in (True, False):
-        job = Panorama(
-            mini,
-            image.contiguous(),
-            "make it night",
-            PANORAMA_MINI.edit,
-            PANORAMA_MINI,
-            num_steps=8,
-            stride=16,
-            wrap=wrap,
-        )
+        job = night(mini, image.contiguous(), num_steps=8, wrap=wrap)
         edited = job.finish(job.run())[0]
         across = (edited[..., 0] - edited[..., -1]).abs().mean()
         steps[wrap] = float(across / edited.diff(dim=-1).abs().mean(dim=(0, 1)).max())
@@ -211,7 +112,7 @@ def test_across_the_wrap_the_step_is_as_between_neighbours(mini: InstructPix2Pix
     assert steps[False] > steps[True]
 
 
-def test_the_first_window_goes_with_the_image() -> None:
+def test_the_first_window_moves_with_the_image() -> None:
     image = picture(32, 400)
     width = 100
     first = brightest_column(image, width)
@@ -249,24 +150,13 @@ def test_windows_without_anything_to_change_are_not_evaluated(denoiser: Instruct
     assert not moved[left + 4 + 2 :].any()  # two latent pixels around the mask move too
 
 
-def test_regions_fade_into_each_other_over_a_quarter_of_a_window(denoiser: InstructPix2Pix) -> None:
-    area = torch.zeros(32, 96)
-    area[:, 40:] = 1
-    job = panorama(denoiser, picture(32, 96), "left", regions=[Region("right", area)], borders="lift")
-    for p, (_, left) in enumerate(job.windows.corners):
-        right = [{9: 1 / 3, 10: 2 / 3}.get(x, float(x >= 10)) for x in range(left, left + 8)]
-        share = torch.as_tensor(job.prompts["right"][p]).expand(8, 8)
-        torch.testing.assert_close(share, torch.tensor(right).expand(8, 8))
-        torch.testing.assert_close(torch.as_tensor(job.prompts["left"][p]).expand(8, 8), 1 - share)
-
-
 def test_at_a_border_of_regions_windows_leave_no_stairs(denoiser: InstructPix2Pix) -> None:
-    """What one step asks of a pixel does not hang on the window that asks."""
+    """The share of a pixel does not depend on the window."""
     area = (torch.arange(48)[:, None] * 1.5 < torch.arange(96)).float()
     job = panorama(denoiser, picture(48, 96), "below", regions=[Region("above", area)], stride=2)
-    asked = torch.full((job.windows.height, job.windows.width), torch.nan)
+    shares = torch.full((job.windows.height, job.windows.width), torch.nan)
     for p in range(job.windows.num_particles):
-        mine = job.windows.view(asked, p)
+        mine = job.windows.view(shares, p)
         share = torch.as_tensor(job.prompts["above"][p]).expand_as(mine)
         assert torch.equal(mine.nan_to_num(0), torch.where(mine.isnan(), 0, share))
         mine.copy_(share)
@@ -288,16 +178,7 @@ def test_a_region_is_edited_by_its_own_instruction(mini: InstructPix2Pix) -> Non
     area = torch.zeros(128, 384)
     area[:, 192:] = 1
     image = picture(128, 384, seed=5)
-    job = Panorama(
-        mini,
-        image,
-        "make it night",
-        PANORAMA_MINI.edit,
-        PANORAMA_MINI,
-        num_steps=16,
-        stride=16,
-        regions=[Region("make it snowy", area)],
-    )
+    job = night(mini, image, num_steps=16, regions=[Region("make it snowy", area)])
     edited = job.finish(job.run())
     assert edited[..., :96].mean() < image[..., :96].mean() - 0.15
     assert edited[..., 288:].mean() > image[..., 288:].mean() + 0.1
@@ -317,36 +198,21 @@ def test_what_may_change_is_inside_both_mask_and_regions() -> None:
 # Bad input
 
 
-def test_bad_input_is_named(denoiser: InstructPix2Pix) -> None:
-    image = picture(40, 60)
-    area = torch.ones(40, 60)
-    cases = [
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
         ({"stride": 0}, "stride: expected 1 to 8"),
         ({"stride": 9}, "stride: expected 1 to 8"),
         ({"mask": torch.zeros(40, 60)}, "mask: expected pixels that may change"),
         ({"mask": torch.ones(40, 61)}, "mask: expected the image's size"),
         ({"regions": [Region("a", torch.ones(4, 4))]}, "region 'a'"),
-        ({"regions": [Region(" ", area)]}, "regions: expected a prompt"),
-        ({"regions": [Region("a", area * 0)]}, "region 'a'"),
-        ({"num_steps": -1}, "num_steps"),
-        ({"edit": replace(QUICK.edit, t_range=(0.5, 0.2))}, "t_range"),
         (
-            {"edit": replace(QUICK.edit, guidance_scale=0), "regions": [Region("a", area, 2.0)]},
+            {"given": {"guidance_scale": 0}, "regions": [Region("a", torch.ones(40, 60), 2.0)]},
             "guidance_scale",
         ),
-    ]
-    for settings, message in cases:
-        with pytest.raises(UserError, match=message):
-            panorama(denoiser, image, **settings)
-    for prompt in ("", "  ", None):
-        with pytest.raises(UserError, match="prompt: expected an instruction"):
-            panorama(denoiser, image, prompt)
-
-
-@pytest.mark.parametrize("method", ["ip2p-resize", "ip2p-patch", "ip2p-overlap"])
-def test_the_usual_ways_take_any_size(denoiser: InstructPix2Pix, method) -> None:
-    sampling = replace(PANORAMA.sampling, num_inference_steps=2)
-    for size in ((11, 40), (45, 70)):
-        image = picture(*size)
-        edited = sample_panorama(method, denoiser, image, "red", sampling, stride=4, progress=False)
-        assert edited.shape == image.shape
+        ({"prompt": None}, "prompt: expected an instruction"),
+    ],
+)
+def test_bad_input_is_reported(denoiser: InstructPix2Pix, how: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        panorama(denoiser, **how)

@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from csd_core.canvas.panorama import Panorama
 from csd_core.canvas.regions import Region, mask_files, read_regions, share_out
 from csd_core.canvas.windows import Windows
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
-from csd_core.engine.config import EditConfig
 from csd_core.errors import UserError
-from csd_core.presets import panorama_preset
+from tests.csd_core.canvas.quick import panorama
 
 SIZE = (40, 80)
 
@@ -84,15 +82,12 @@ STRIP = {"prompt": "red", "strip": [0, 9]}
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "reported"),
     [
         (3, "an object"),
-        (["red"], "an object"),
         ({}, "a prompt"),
-        ({"strip": [0, 9]}, "a prompt"),
         ({**STRIP, "prompt": ""}, "a prompt"),
         ({**STRIP, "prompt": 3}, "a prompt"),
-        ({**STRIP, "prompt": None}, "a prompt"),
         ({**STRIP, "colour": "red"}, "colour"),
         ({**STRIP, "box": [0, 0, 9, 9]}, "one of box, strip and mask"),
         ({"prompt": "red"}, "one of box, strip and mask"),
@@ -102,9 +97,7 @@ STRIP = {"prompt": "red", "strip": [0, 9]}
         ({**STRIP, "guidance_scale": 10**400}, "guidance_scale"),
         ({**STRIP, "strip": [0, 9, 20]}, "2 numbers"),
         ({**STRIP, "strip": 9}, "2 numbers"),
-        ({**STRIP, "strip": "09"}, "2 numbers"),
         ({"prompt": "red", "box": [0, 0, 9]}, "4 numbers"),
-        ({**STRIP, "strip": [0, None]}, "coordinates"),
         ({**STRIP, "strip": [0, "9"]}, "coordinates"),
         ({**STRIP, "strip": [0, "x%"]}, "coordinates"),
         ({**STRIP, "strip": [0, "nan%"]}, "coordinates"),
@@ -118,7 +111,6 @@ STRIP = {"prompt": "red", "strip": [0, 9]}
         ({**STRIP, "strip": [9, 9]}, "inside the image"),
         ({**STRIP, "strip": [70, 9]}, "inside the image"),
         ({"prompt": "red", "box": [0, 9, 9, 9]}, "inside the image"),
-        ({"prompt": "red", "box": [0, 9, 9, 41]}, "inside the image"),
         ({"prompt": "red", "mask": 3}, "a file name"),
         ({"prompt": "red", "mask": ""}, "a folder"),
         ({"prompt": "red", "mask": "none.png"}, "none.png"),
@@ -126,19 +118,19 @@ STRIP = {"prompt": "red", "strip": [0, 9]}
         ({"prompt": "red", "mask": "black.png"}, "an empty one"),
     ],
 )
-def test_what_is_no_region_is_one_line(tmp_path: Path, entry: Any, said: str) -> None:
+def test_what_is_no_region_is_one_line(tmp_path: Path, entry: Any, reported: str) -> None:
     cv2.imwrite(str(tmp_path / "small.png"), np.full((40, 79), 255, np.uint8))
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros(SIZE, np.uint8))
     with pytest.raises(UserError) as raised:
         read(tmp_path, STRIP, entry)
-    assert said in str(raised.value)
+    assert reported in str(raised.value)
     assert "\n" not in str(raised.value)
     if isinstance(entry, dict) and not isinstance(entry.get("mask"), str):
         assert "regions: number 2: expected " in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reported"),
     [
         (b"", "not valid JSON"),
         (b"[{]", "not valid JSON"),
@@ -149,10 +141,10 @@ def test_what_is_no_region_is_one_line(tmp_path: Path, entry: Any, said: str) ->
         (b"[" * 100_000, "nested"),
     ],
 )
-def test_what_is_no_list_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+def test_what_is_no_list_is_one_line(tmp_path: Path, content: bytes, reported: str) -> None:
     path = tmp_path / "regions.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"^regions: .*{said}") as raised:
+    with pytest.raises(UserError, match=rf"^regions: .*{reported}") as raised:
         read_regions(path, SIZE, wrap=False, max_pixels=10_000)
     assert "\n" not in str(raised.value)
 
@@ -165,15 +157,15 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("region", "said"),
+    ("region", "reported"),
     [
         (Region(" ", torch.ones(SIZE)), "a prompt in every region"),
         (Region("red", torch.ones(40, 79)), "an area of"),
         (Region("red", torch.zeros(SIZE)), "pixels in it"),
     ],
 )
-def test_a_region_is_checked(region: Region, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_a_region_is_checked(region: Region, reported: str) -> None:
+    with pytest.raises(UserError, match=reported):
         region.check(SIZE)
 
 
@@ -237,24 +229,20 @@ def test_inside_a_region_a_share_is_a_number() -> None:
     torch.testing.assert_close(shares["right"][2], 2 * (1 - columns).expand(8, 8))
 
 
-def panorama(model: Path, size: tuple[int, int], prompt: str | None, **settings: Any) -> Panorama:
-    denoiser = InstructPix2Pix.from_pretrained(str(model))
-    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    preset = panorama_preset(denoiser)
-    return Panorama(denoiser, image, prompt, EditConfig(batch_size=2), preset, stride=4, **settings)
+GREY = torch.full((1, 3, *SIZE), 0.5)
 
 
 @pytest.mark.parametrize("wrap", [False, True])
 @pytest.mark.parametrize("entry", [{"strip": [70, 10]}, {"box": [0, 10, 40, 40]}, {"mask": "m.png"}])
 @pytest.mark.parametrize("prompt", [None, "blue"])
 def test_shares_of_a_panorama_add_up_to_one(
-    tiny_epsilon: Path, tmp_path: Path, wrap: bool, entry: dict[str, Any], prompt: str | None
+    denoiser: InstructPix2Pix, tmp_path: Path, wrap: bool, entry: dict[str, Any], prompt: str | None
 ) -> None:
     if "strip" in entry and not wrap:
         entry = {"strip": ["50%", 80]}
     cv2.imwrite(str(tmp_path / "m.png"), np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8))
     regions = read(tmp_path, {"prompt": "red", **entry}, wrap=wrap)
-    job = panorama(tiny_epsilon, SIZE, prompt, regions=regions, wrap=wrap)
+    job = panorama(denoiser, GREY, prompt, regions=regions, wrap=wrap)
     assert list(job.prompts) == ["red"] + ([prompt] if prompt else [])
     for p in range(job.windows.num_particles):
         total = torch.as_tensor(sum(shares[p] for shares in job.prompts.values()))
@@ -262,9 +250,9 @@ def test_shares_of_a_panorama_add_up_to_one(
 
 
 @pytest.mark.parametrize("borders", ["none", "margin"])
-def test_shares_of_halves(tiny_epsilon: Path, borders: str) -> None:
+def test_shares_of_halves(denoiser: InstructPix2Pix, borders: str) -> None:
     halves = [Region("a", area((0, 0, 40, 40))), Region("b", area((40, 0, 80, 40)))]
-    job = panorama(tiny_epsilon, SIZE, "unused", regions=halves, borders=borders)
+    job = panorama(denoiser, GREY, "unused", regions=halves, borders=borders)
     assert set(job.prompts) == {"a", "b"}  # nothing is left for the rest
     shift = job.frame.margin[0] // 4
     for p, (_, left) in enumerate(job.windows.corners):
@@ -276,16 +264,16 @@ def test_shares_of_halves(tiny_epsilon: Path, borders: str) -> None:
         torch.testing.assert_close(b, 1 - a)
 
 
-def test_a_guidance_of_its_own_multiplies(tiny_epsilon: Path) -> None:
+def test_a_guidance_of_its_own_multiplies(denoiser: InstructPix2Pix) -> None:
     left, right = area((0, 0, 30, 40)), area((30, 0, 80, 40))
-    plain = panorama(tiny_epsilon, SIZE, None, regions=[Region("a", left), Region("b", right)])
-    own = panorama(tiny_epsilon, SIZE, None, regions=[Region("a", left, 3.0), Region("b", right)])
-    torch.testing.assert_close(own.prompts["a"], [3.0 / 7.5 * share for share in plain.prompts["a"]])
+    plain = panorama(denoiser, GREY, None, regions=[Region("a", left), Region("b", right)])
+    own = panorama(denoiser, GREY, None, regions=[Region("a", left, 7.5), Region("b", right)])
+    torch.testing.assert_close(own.prompts["a"], [7.5 / 3.0 * share for share in plain.prompts["a"]])
     torch.testing.assert_close(own.prompts["b"], plain.prompts["b"])
 
 
-def test_windows_beside_all_regions_are_left_out(tiny_epsilon: Path) -> None:
-    job = panorama(tiny_epsilon, (40, 160), None, regions=[Region("a", area((0, 0, 8, 40), size=(40, 160)))])
-    every = panorama(tiny_epsilon, (40, 160), "a")
-    assert 0 < job.windows.num_particles < every.windows.num_particles / 2
+def test_windows_beside_all_regions_are_left_out(denoiser: InstructPix2Pix) -> None:
+    wide = torch.full((1, 3, 40, 160), 0.5)
+    job = panorama(denoiser, wide, None, regions=[Region("a", area((0, 0, 8, 40), size=(40, 160)))])
+    assert 0 < job.windows.num_particles < panorama(denoiser, wide, "a").windows.num_particles / 2
     assert all(share == 1 for share in job.prompts["a"])

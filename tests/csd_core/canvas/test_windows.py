@@ -7,7 +7,7 @@ from torch import Tensor
 
 from csd_core.canvas.windows import Windows, axis_starts, expected_updates, ring_starts, split_sizes
 from csd_core.engine.config import EditConfig
-from csd_core.engine.loop import particles_of_step
+from csd_core.engine.draws import particles_of_step
 from csd_core.errors import UserError
 
 
@@ -55,12 +55,14 @@ def coverage(windows: Windows) -> Tensor:
     total = torch.zeros_like(ones)
     for particle in range(windows.num_particles):
         one = torch.zeros_like(ones)
-        Windows.descend(unlifted(windows), one, -torch.ones(1, 1, windows.window, windows.window), [particle])
+        Windows.descend(
+            without_weights(windows), one, -torch.ones(1, 1, windows.window, windows.window), [particle]
+        )
         total += one
     return total[0, 0]
 
 
-def unlifted(windows: Windows) -> Windows:
+def without_weights(windows: Windows) -> Windows:
     """The same windows with steps as in the published code."""
     same = Windows(windows.height, windows.width, windows.window, windows.window, batch_size=1)
     same.corners = windows.corners
@@ -106,16 +108,16 @@ def test_windows_reach_around_a_ring() -> None:
 
 
 def by_enumeration(covering: int, particles: int, batch_size: int) -> float:
-    """Expected number of batches that hold one of `covering` particles, over all ways to draw each batch."""
+    """Expected number of batches that hold one of `covering` particles, over all batches of this size."""
     total = 0.0
     for size in split_sizes(particles, batch_size):
-        drawn = list(combinations(range(particles), size))
-        total += sum(min(batch) < covering for batch in drawn) / len(drawn)
+        batches = list(combinations(range(particles), size))
+        total += sum(min(batch) < covering for batch in batches) / len(batches)
     return total
 
 
 @pytest.mark.parametrize(("particles", "batch_size"), [(5, 2), (7, 3), (6, 6), (4, 9), (3, 1)])
-def test_expected_updates_are_those_of_all_draws(particles: int, batch_size: int) -> None:
+def test_expected_updates_are_the_mean_over_all_batches(particles: int, batch_size: int) -> None:
     config = EditConfig(batch_size=batch_size)
     sizes = split_sizes(particles, batch_size)
     assert sorted(sizes) == sorted(len(particles_of_step(config, particles, k)) for k in range(len(sizes)))
@@ -156,7 +158,7 @@ def test_on_a_ring_every_step_fades_to_the_left_and_right() -> None:
     assert canvas[0, 0, 3].tolist() == [0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25] + [0] * 8
 
 
-def test_without_the_lift_a_corner_moves_as_often_as_its_one_window_is_drawn() -> None:
+def test_without_reweighting_a_corner_moves_as_often_as_its_one_window_is_sampled() -> None:
     windows = Windows(18, 26, 8, 3, batch_size=4, lift_borders=False)
     config, moved = EditConfig(batch_size=4), torch.zeros(1, 1, 18, 26)
     for step in range(windows.steps_per_round):
@@ -171,8 +173,6 @@ def test_updates_count_steps_in_which_the_middle_moves() -> None:
     assert windows.steps_per_round == 17
     assert windows.updates_per_round == pytest.approx(2)
     assert windows.updates(34) == pytest.approx(4)
-    assert windows.steps_for(4) == 34
-    assert windows.steps_for(4.1) == math.ceil(34 * 4.1 / 4)
 
 
 def test_a_mask_keeps_pixels_and_drops_windows() -> None:
