@@ -35,6 +35,7 @@ from csd_core.evaluation.metrics.extractors import DEFAULT_CLIP, ClipExtractor
 from csd_core.evaluation.page import write_report
 from csd_core.evaluation.report import BEFORE_AFTER, Report, Section, check_report_folder, print_report
 from csd_core.io.files import content_hash, folder_written_beside
+from csd_nerf.nerfstudio_compat.quiet import silence_others
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
@@ -278,12 +279,11 @@ def evaluate_video(options: VideoEvaluation) -> None:
 
 def evaluate_scene(options: SceneEvaluation) -> None:
     """Measure an edit of a scene, on renders from novel views and on its held-out photos."""
+    silence_others()
     from csd_core.experiments.inputs import write_frames
-    from csd_nerf.nerfstudio_compat.quiet import silence_others
     from csd_nerf.runs.held_out import before_after, measure_edit, print_figures
     from csd_nerf.runs.novel_views import find_run, latest_checkpoint, open_scene
 
-    silence_others()
     begun = time.perf_counter()
     options.check(*(path for path in (options.edited, options.source, options.path) if path))
     expect(options.num_views >= 1, "num-views", "at least 1", options.num_views)
@@ -292,7 +292,7 @@ def evaluate_scene(options: SceneEvaluation) -> None:
     source = scene_before(run, options.source)
     read = [latest_checkpoint(run), source if source.suffix == ".ckpt" else latest_checkpoint(source)]
     scene = open_scene(run)
-    prompt = options.prompt or getattr(scene.pipeline.datamanager, "prompt", "")
+    prompt = options.prompt or getattr(scene.config.pipeline.datamanager, "prompt", "")
     captions = scene_captions(options, prompt)
     tools = options.networks.load()
     before, after, views = render_both(options, scene, source)

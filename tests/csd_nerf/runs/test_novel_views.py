@@ -26,7 +26,7 @@ from csd_nerf.runs.novel_views import (
     open_scene,
     render_views,
 )
-from tests.csd_nerf.conftest import arguments, parse, train, write_capture
+from tests.csd_nerf.conftest import PROMPT, arguments, parse, train, write_capture
 
 CAPTIONS = ["--source-caption", "a photo", "--target-caption", "a photo in the snow", "--clip", "mini"]
 
@@ -221,7 +221,7 @@ def test_held_out_photos_are_compared_with_the_true_edit(run: Path, tmp_path: Pa
 
 def test_a_prompt_without_ground_truth_leaves_the_photos_and_a_note(report: Path) -> None:
     held_out = json.loads((report / "report.json").read_text())["held_out"]
-    assert (held_out["instruction"], held_out["whole"]) == (None, None)
+    assert (held_out["prompt"], held_out["instruction"], held_out["whole"]) == (PROMPT, None, None)
     assert held_out["base_to_photo"] > 0
     assert "No ground truth is known" in (report / "report.html").read_text()
 
