@@ -12,7 +12,7 @@ from torch import Tensor
 from csd_core.baselines import sample_panorama, sampling_config
 from csd_core.canvas.panorama import Panorama
 from csd_core.canvas.regions import Region, mask_files, read_regions
-from csd_core.cli.panorama import PanoramaOptions
+from csd_core.cli.options import PanoramaOptions
 from csd_core.cli.run import EditRun, check_ranks, print_notes, replaced_note
 from csd_core.editors import prepare_panorama
 from csd_core.engine.ranks import current

@@ -12,8 +12,8 @@ from torch import Tensor
 from csd_core.baselines import sample_video, sampling_config
 from csd_core.canvas.video import MaskFrames, VideoEdit
 from csd_core.choices import selection
+from csd_core.cli.options import VideoOptions
 from csd_core.cli.run import EditRun, check_ranks, print_notes, replaced_note
-from csd_core.cli.video import VideoOptions
 from csd_core.editors import prepare_video
 from csd_core.engine.progress import ProgressBar
 from csd_core.engine.ranks import current
