@@ -8,11 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from csd_core.baselines import METHODS, ip2p_frames, ip2p_overlap, ip2p_patch, ip2p_renewed, ip2p_resize
+from csd_core.baselines import (
+    METHODS,
+    ip2p_frames,
+    ip2p_overlap,
+    ip2p_patch,
+    ip2p_renewed,
+    ip2p_resize,
+    sample_video,
+)
+from csd_core.canvas.video import VideoEdit
 from csd_core.denoisers.base import Branch, Conditioning, SamplingConfig
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
+from csd_core.engine.config import MethodConfig
 from csd_core.errors import UserError
 from csd_core.image_ops import resize
+from csd_core.io.arrays import ArrayClip
 from csd_core.method.schedule import step_generator
 from tests import models
 from tests.conftest import DOWNSCALE, NATIVE_SIZE
@@ -224,6 +235,22 @@ def test_evaluations_and_calls_of_frames(tiny_epsilon: Path, chunk_size: int, ca
     assert max(batches) <= chunk_size
     assert len(batches) == CONFIG.num_inference_steps * calls
     assert frames == [0, 1, 2, 3, 4]
+
+
+def test_a_video_is_sampled_frame_by_frame(
+    tiny_epsilon: Path, capsys: pytest.CaptureFixture[str], encoded: list[int]
+) -> None:
+    model, frames = load(tiny_epsilon), pictures(3).mul(255).byte().permute(0, 2, 3, 1)
+    job = VideoEdit(model, ArrayClip(list(frames.numpy())), PROMPT, MethodConfig(), resolution=36)
+    with pytest.raises(UserError, match="guidance_scale"):
+        sample_video(job, model, replace(CONFIG, guidance_scale=0.5))
+    assert encoded == []  # nothing is computed before settings are checked
+    sampled = sample_video(job, model, CONFIG, progress=True)
+    assert "3/3" in capsys.readouterr().err
+    expected = ip2p_frames(model, encode(model, frames.movedim(-1, 1) / 255), PROMPT, CONFIG)
+    assert difference(sampled, expected) < SPLIT_ERROR
+    assert torch.equal(sample_video(job, model, CONFIG), sampled)
+    assert capsys.readouterr().err == ""
 
 
 # What a result depends on, and what it costs

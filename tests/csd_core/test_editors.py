@@ -181,8 +181,8 @@ def test_inputs_of_all_types_give_one_result_and_are_not_changed(
     assert mask.min() == 1
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5, 40), (32, 32), (70, 33)])
-@pytest.mark.parametrize("method", ["csd", "ip2p-overlap"])
+@pytest.mark.parametrize("size", [(1, 1), (5, 40), (70, 33)])
+@pytest.mark.parametrize("method", ["csd", "ip2p-resize", "ip2p-patch", "ip2p-overlap"])
 def test_images_of_any_size(model: InstructPix2Pix, size: tuple[int, int], method: str) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     edited = edit(quiet(PanoramaEditor(model)), image, method=method, num_inference_steps=1)
@@ -487,10 +487,6 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"num_inference_steps": 0}, "num_inference_steps"),
     ({"batch_size": 0}, "batch_size"),
     ({"chunk_size": 0}, "chunk_size"),
-    ({"learning_rate": 0.0}, "learning_rate"),
-    ({"bandwidth_factor": 0.0}, "bandwidth_factor"),
-    ({"noise_pool": -1}, "noise_pool"),
-    ({"t_range": (0.5, 0.2)}, "t_range"),
     ({"guidance_scale": float("nan")}, "guidance_scale"),
 ]
 PANORAMA: list[tuple[dict[str, Any], str]] = [
@@ -498,13 +494,11 @@ PANORAMA: list[tuple[dict[str, Any], str]] = [
     ({"mask": np.ones((HEIGHT, WIDTH - 1)), "method": "ip2p-resize"}, "mask"),
     ({"prompt": None}, "prompt"),
     ({"prompt": None, "method": "ip2p-resize"}, "prompt"),
-    ({"prompt": None, "regions": [Region("a", torch.ones(33, 44))]}, "region 'a'"),
     ({"prompt": None, "regions": [Region("a", torch.zeros(SIZE))]}, "region 'a'"),
     ({"prompt": None, "regions": [Region("a", torch.ones(SIZE), 3.0)], "guidance_scale": 0}, "guidance"),
     ({"regions": [Region("a", torch.ones(SIZE))], "method": "ip2p-patch"}, "regions"),
     ({"wrap": True, "method": "ip2p-patch"}, "wrap"),
     ({"method": "ip2p-frame"}, "method"),
-    ({"stride": 0}, "stride"),
     ({"stride": 9}, "stride"),
 ]
 VIDEO: list[tuple[dict[str, Any], str]] = [

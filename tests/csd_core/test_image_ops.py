@@ -50,16 +50,8 @@ def test_padding_mirrors_the_edge() -> None:
 
 
 def test_padding_of_an_image_smaller_than_its_mirror_repeats() -> None:
-    assert pad_to_multiple(torch.arange(2.0).expand(1, 3, 2, 2), 8)[0, 0, 0].tolist() == [
-        0,
-        1,
-        1,
-        1,
-        1,
-        1,
-        1,
-        1,
-    ]
+    padded = pad_to_multiple(torch.arange(2.0).expand(1, 3, 2, 2), 8)
+    assert padded[0, 0, 0].tolist() == [0, *[1] * 7]
 
 
 def test_a_blend_keeps_the_source_to_the_bit_where_the_mask_is_zero() -> None:
