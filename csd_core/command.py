@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 
 RENAMED = {"max-batch": "chunk-size"}
-"""Options with a former name, which is accepted until the next version."""
+"""Former name of an option -> its name. The next version does not accept former names."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -42,7 +42,7 @@ def run_command(
     traceback, where the config has a `verbose` that is set), an interruption in 130; any other exception is a
     bug and keeps its traceback. Nested dataclasses are groups of options, without a prefix.
 
-    Under torchrun all ranks end so, and the line is rank 0's. The process then ends here.
+    Under torchrun every rank ends this way, and rank 0 prints the line. The process then ends here.
 
     several_ranks: the command can be run by several processes that share its work.
     """
@@ -60,9 +60,9 @@ def run_command(
         with launched() as ranks:
             code = _run_on_ranks(config, command, given, ranks, several_ranks)
             if code and not ranks.is_alone:
-                end_now(code)  # a device may wait in vain for a rank that is gone
+                end_now(code)  # a device may wait forever for a rank that has ended
             return code
-    except UserError as error:  # the ranks did not come together
+    except UserError as error:  # the ranks could not connect
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
 
@@ -147,7 +147,10 @@ def _run_on_ranks(
 
 
 def print_once(line: str, ranks: "Ranks | None", alone: bool) -> None:
-    """Print a line on rank 0, and on others where they cannot know that rank 0 has met the same (alone)."""
+    """Print a line on rank 0; on another rank too, unless all ranks have failed.
+
+    alone: the other ranks may not have met this error: print it without asking them.
+    """
     if ranks is None or ranks.is_main:
         print(line, file=sys.stderr, flush=True)
     if ranks is None or (not alone and ranks.have_all_failed()):

@@ -1,4 +1,4 @@
-"""An edit while it runs: progress with ETA, previews, what --resume needs, and Ctrl-C."""
+"""An edit while it runs: progress with ETA, previews, checkpoints for --resume, and Ctrl-C."""
 
 import signal
 import sys
@@ -14,7 +14,7 @@ from csd_core.engine.progress import ProgressBar
 from csd_core.engine.ranks import ALONE, Ranks
 
 SAVE_SECONDS = 30.0
-"""Time between two checkpoints: what a kill costs at most."""
+"""Time between two checkpoints: a kill loses so much at most."""
 
 
 class Watch:
@@ -22,10 +22,10 @@ class Watch:
 
     Args:
         num_steps: of the edit.
-        checkpoint: where the canvas is kept now and then, and when the edit is stopped.
-        preview: shows a canvas.
+        checkpoint: where the canvas is saved every SAVE_SECONDS, and when the edit is stopped.
+        preview: writes a preview of a canvas.
         preview_every: steps between two previews; 0: none.
-        ranks: share the edit. Only rank 0 keeps, shows and prints.
+        ranks: share the edit. Only rank 0 saves, previews and prints.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Watch:
         ranks: Ranks = ALONE,
     ) -> None:
         self.stopped = False
-        """Whether someone pressed Ctrl-C."""
+        """Whether Ctrl-C was pressed."""
         self.steps_done = 0
         self._num_steps, self._checkpoint = num_steps, checkpoint
         self._preview, self._preview_every = preview, preview_every
@@ -56,7 +56,7 @@ class Watch:
 
     @contextmanager
     def watching(self, start_step: int) -> Iterator[Callable[[int, Tensor], bool | None]]:
-        """The callback, with a progress bar; Ctrl-C ends the edit after the step at work, twice at once."""
+        """The callback, with a progress bar. Ctrl-C ends the edit after the current step, twice at once."""
         before = signal.signal(signal.SIGINT, self._stop)
         try:
             with ProgressBar(self._num_steps, self, self._ranks.is_main, start_step) as report:

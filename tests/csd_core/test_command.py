@@ -58,8 +58,8 @@ def test_a_former_name_is_accepted_with_a_note(args: list[str], capsys: pytest.C
 def test_a_warning_is_a_note_that_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     def command(_: Config) -> None:
         with tqdm(total=9, file=sys.stderr):
-            for text in ("the prompt\nis cut", "the prompt\nis cut", "another"):
-                warnings.warn(text, stacklevel=2)
+            for level, text in ((1, "the prompt\nis cut"), (2, "the prompt\nis cut"), (1, "another")):
+                warnings.warn(text, stacklevel=level)
 
     shown = warnings.showwarning
     assert run_command(Config, command, []) == 0
