@@ -2,13 +2,17 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+
+import tyro
 
 from csd_core.denoisers.base import ChunkSize, Guidance, check_chunk_size
 from csd_core.errors import expect
 from csd_core.method.svgd import KernelConfig
 from csd_core.presets import Preset
 
+FORMER_CHUNK_SIZE = "--pipeline.datamanager.edit.max-batch"
+"""The former name of chunk_size in ns-train; goes with the next version."""
 NUM_DECAYS = 10
 """Decays of the learning rate in a whole edit, as in 200 steps with one every 20 (appendix B)."""
 
@@ -48,7 +52,7 @@ class MethodConfig:
     step."""
     negative_prompt: str = ""
     """What the result should not be; takes the place of the empty prompt in target and baseline."""
-    chunk_size: ChunkSize = 16
+    chunk_size: Annotated[ChunkSize, tyro.conf.arg(aliases=(FORMER_CHUNK_SIZE,))] = 16
     """Evaluations of the network at a time; auto: as many as fit. Sets the memory, not the result."""
     seed: int = 0
     """Seed of noise, timesteps and batches."""
