@@ -58,7 +58,7 @@ def ip2p_resize(
         image: (1, 3, H, W) in [0, 1], any H and W.
         prompt: the instruction.
         config: settings.
-        callback: called as callback(step) after every step; Denoiser.num_sampling_calls says how often.
+        callback: called as callback(step) after every step; Denoiser.num_sampling_calls gives the number.
 
     Returns:
         (1, 3, H, W) in [0, 1], float32, on the denoiser's device.
@@ -83,7 +83,7 @@ def ip2p_patch(
     *,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Edit windows of native size side by side, each by itself and with noise of its own.
+    """Edit windows of native size side by side, each independently, with noise of its own.
 
     The last window is flush with the edge. Where it overlaps the one before, its pixels are the ones kept, so
     that each pixel is from exactly one window.
@@ -94,7 +94,7 @@ def ip2p_patch(
         prompt: the instruction.
         config: settings.
         callback: called as callback(step) after every step of all windows;
-            Denoiser.num_sampling_calls says how often.
+            Denoiser.num_sampling_calls gives the number.
 
     Returns:
         (1, 3, H, W) in [0, 1], float32, on the denoiser's device.
@@ -134,7 +134,7 @@ def ip2p_overlap(
         prompt: the instruction.
         config: settings.
         stride: from one window to the next, in latent pixels.
-        callback: called as callback(step) after every step; Denoiser.num_sampling_calls says how often.
+        callback: called as callback(step) after every step; Denoiser.num_sampling_calls gives the number.
 
     Returns:
         (1, 3, H, W) in [0, 1], float32, on the denoiser's device.
@@ -164,7 +164,7 @@ def ip2p_frames(
     *,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Edit frames each by itself, whole, and all from the same noise.
+    """Edit each frame independently, whole, and all from the same noise.
 
     Args:
         denoiser: the model.

@@ -197,7 +197,7 @@ class PanoramaEditor(Editor):
             image: PIL; or (H, W, 3), uint8 or float in [0, 1]; or tensor (3, H, W) or (1, 3, H, W) in [0, 1].
             prompt: the instruction, or several: one result each, from one encoding of the image. With regions
                 it is for the rest; None: the rest stays.
-            generator: the seed is drawn from it. None: seed 0.
+            generator: the seed is sampled from it. None: seed 0.
             regions: instructions for parts of the image (appendix C.1).
             mask: where 0, pixels stay exactly; (H, W), uint8 or float in [0, 1], or PIL.
             wrap: a 360-degree image, left and right are neighbours.
@@ -320,7 +320,7 @@ class VideoEditor(Editor):
             video: a path (see io.videos.read_video); or frames, each as PanoramaEditor takes an image: a
                 list, (N, H, W, 3) or tensor (N, 3, H, W).
             prompt: the instruction, or several: one video each, from one encoding of the frames.
-            generator: the seed is drawn from it. None: seed 0.
+            generator: the seed is sampled from it. None: seed 0.
             frames: which of them.
             mask: where 0, pixels stay exactly; as PanoramaEditor takes it, for all frames or one for each.
             method: csd; csd without a part of it (engine/methods.py); or ip2p-frame, each frame sampled

@@ -60,12 +60,12 @@ def carried(frame: Tensor, source: Tensor, edited: Tensor, detail: Detail) -> Te
 def local_affine(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """A (n, 3, 3, h, w) and b (n, 3, h, w) with target = A source + b around each pixel."""
     slope, offset = fit_windows(source, target)
-    # a pixel lies in many windows: it takes the mean of what they say
+    # a pixel lies in many windows: it takes the mean of their fits
     return _box(slope.flatten(1, 2)).unflatten(1, (3, 3)), _box(offset)
 
 
 def fit_windows(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The least squares of the window around each pixel by itself."""
+    """The least squares of the window around each pixel, independently."""
     mean_s, mean_t = _box(source), _box(target)
     pair, means = torch.cat([source, target], dim=1), torch.cat([mean_s, mean_t], dim=1)
     products = _box((pair[:, :, None] * source[:, None]).flatten(1, 2)).unflatten(1, (6, 3))

@@ -80,7 +80,7 @@ class Frame:
 
 
 def _mirrored(start: int, stop: int, length: int) -> Tensor:
-    """Indices into `length` pixels that go on beyond both ends as in a mirror, as far as asked."""
+    """Indices into `length` pixels from start to stop, mirrored at both ends."""
     period = max(1, 2 * (length - 1))
     folded = torch.arange(start, stop).remainder(period)
     return torch.minimum(folded, period - folded).clamp(max=length - 1)
@@ -146,7 +146,7 @@ class Panorama(PreparedEdit):
             origin=brightest_column(image, width) if wrap else 0,
             moves=None if self.mask is None else self._moves(self.mask, BEYOND_MASK),
             needed=None if self.mask is None else self._moves(self.mask, 0),
-            lift_borders=borders != "none",
+            reweight_borders=borders != "none",
             fade=preset.fade if 4 * stride <= window and borders != "none" else 0,
         )
         framed = [(text, self.frame.enter(area), guidance) for text, area, guidance in areas]

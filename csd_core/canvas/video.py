@@ -1,6 +1,6 @@
 """A video: particles are its frames (Sec. 3.3, appendix B.2).
 
-frames   (H, W, 3) uint8, read anew whenever they are needed, never all at once
+frames   (H, W, 3) uint8, read again whenever they are needed, never all at once
 canvas   latents (N, C, h, w) of the frames at the resolution of the edit, all there is in memory of the video
 detail   how an edit made at that resolution comes back to H x W
 """
@@ -41,7 +41,7 @@ class VideoEdit(PreparedEdit):
         clip: the video.
         prompt: the instruction.
         method: settings of the method.
-        preset: says how many steps are enough where num_steps is None. Default: the model's.
+        preset: sets the number of steps where num_steps is None. Default: the model's.
         num_steps: optimisation steps.
         resolution: short side of the edit, in pixels. Default: what the model was trained at.
         masks: where 0, pixels stay exactly.

@@ -3,9 +3,9 @@
     windows   squares of side `window`, `stride` apart, the last one flush with the edge
     c         how many windows cover a pixel of the canvas: fewer near borders, one in a corner
 
-In a step B windows are drawn; a pixel moves by the mean over those that cover it, or not at all. A corner is
-drawn c times less often than the middle, which the published code leaves so (artefacts, appendix E). Here its
-step is lifted by as much: every pixel has the same expected total step. Everything counts in latent pixels.
+In a step B windows are sampled; a pixel moves by the mean over those that cover it, or not at all. A corner
+is sampled c times less often than the middle, which the published code leaves so (artefacts, appendix E).
+Here its step is longer by as much: every pixel has the same expected total step. All lengths are latent pixels.
 """
 
 import math
@@ -43,7 +43,7 @@ def ring_starts(length: int, window: int, stride: int, origin: int = 0) -> list[
 
 
 def split_sizes(num_particles: int, batch_size: int) -> list[int]:
-    """Sizes of the batches in which all particles are drawn once; they differ by one at most."""
+    """Sizes of the batches in which all particles are sampled once; they differ by one at most."""
     batches = math.ceil(num_particles / batch_size)
     return [num_particles // batches + (k < num_particles % batches) for k in range(batches)]
 
@@ -73,12 +73,12 @@ class Windows:
         height, width: of the canvas.
         window: side of a window.
         stride: from one window to the next.
-        batch_size: particles drawn in a step, which decides how often a pixel moves.
+        batch_size: particles sampled in a step, which sets how often a pixel moves.
         wrap: left and right are neighbours.
         origin: wrap: the column where the first window begins.
         moves: (height, width) in [0, 1], by how much each pixel may move; default all fully.
         needed: (height, width); windows in which it is 0 are left out. Default: none is.
-        lift_borders: every pixel has the same expected total step. Off: as in the published code.
+        reweight_borders: every pixel has the same expected total step. Off: as in the published code.
         fade: pixels over which a window's step fades out towards its edges, but not at those of the canvas.
             0: not at all, as in the published code.
 
@@ -98,7 +98,7 @@ class Windows:
         origin: int = 0,
         moves: Tensor | None = None,
         needed: Tensor | None = None,
-        lift_borders: bool = True,
+        reweight_borders: bool = True,
         fade: int = 0,
     ) -> None:
         self.height, self.width, self.window = height, width, window
@@ -114,15 +114,15 @@ class Windows:
             for here, there in self._pieces(corner):
                 covering[here] += 1
                 strength[here] += self._faded(corner)[there]
-        drawn = expected_updates(covering, self.num_particles, batch_size)
-        self.updates_per_round = float(drawn.max())
+        updates = expected_updates(covering, self.num_particles, batch_size)
+        self.updates_per_round = float(updates.max())
         """In how many steps of a round (each window once) a pixel in the middle moves, in the mean."""
         self.steps_per_round = len(split_sizes(self.num_particles, batch_size))
-        """Steps until every window was drawn once."""
+        """Steps until every window was sampled once."""
         # which of its windows moves a pixel is a matter of chance: in the mean they fade as the mean of them
-        expected = drawn * strength / covering.clamp(min=1)
-        lift = self.updates_per_round / expected.clamp(min=1e-9) if lift_borders else 1.0
-        self._weight = torch.where(covering > 0, lift, 0.0)
+        expected = updates * strength / covering.clamp(min=1)
+        weight = self.updates_per_round / expected.clamp(min=1e-9) if reweight_borders else 1.0
+        self._weight = torch.where(covering > 0, weight, 0.0)
         if moves is not None:
             self._weight = self._weight * moves.cpu()
         self._count = torch.zeros(height, width)
@@ -164,7 +164,7 @@ class Windows:
             count[here] = 0
 
     def _faded(self, corner: tuple[int, int]) -> Tensor:
-        """By how much a window's step counts, (window, window): 1 but towards edges inside the canvas."""
+        """Weights of a window's step, (window, window): 1, except towards edges inside the canvas."""
         top, left = corner
         rows = _trapezoid(self.window, self._fade, top > 0, top + self.window < self.height)
         across = left + self.window < self.width
@@ -190,6 +190,6 @@ class Windows:
 
 @cache
 def _trapezoid(length: int, fade: int, rises: bool, falls: bool) -> Tensor:
-    """(length,): 1, but over the first and last `fade` pixels, where it rises and falls."""
+    """(length,): 1, except over the first and last `fade` pixels, where it rises and falls."""
     ramp = ((torch.arange(length) + 0.5) / max(fade, 0.5)).clamp(max=1)
     return (ramp if rises else torch.ones(length)) * (ramp.flip(0) if falls else torch.ones(length))

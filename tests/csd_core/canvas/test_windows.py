@@ -81,7 +81,7 @@ def test_particles_are_cut_from_the_canvas_and_put_back() -> None:
 
 def test_a_step_is_the_mean_over_the_windows_that_cover_a_pixel() -> None:
     generator = torch.Generator().manual_seed(0)
-    windows = Windows(12, 20, 8, 6, batch_size=3, lift_borders=False)
+    windows = Windows(12, 20, 8, 6, batch_size=3, reweight_borders=False)
     canvas = torch.randn(1, 2, 12, 20, generator=generator)
     steps, before = torch.randn(3, 2, 8, 8, generator=generator), canvas.clone()
     windows.descend(canvas, steps, [0, 4, 1])
@@ -98,7 +98,7 @@ def test_a_step_is_the_mean_over_the_windows_that_cover_a_pixel() -> None:
 
 def test_windows_reach_around_a_ring() -> None:
     canvas = torch.arange(8 * 20.0).view(1, 1, 8, 20)
-    windows = Windows(8, 20, 8, 5, batch_size=1, wrap=True, origin=17, lift_borders=False)
+    windows = Windows(8, 20, 8, 5, batch_size=1, wrap=True, origin=17, reweight_borders=False)
     assert windows.corners == [(0, 17), (0, 2), (0, 7), (0, 12)]
     rolled = canvas.roll(3, dims=-1)
     assert torch.equal(windows.gather(canvas, [0])[0], rolled[0, :, :, :8])
@@ -141,7 +141,7 @@ def test_every_pixel_has_the_same_expected_total_step(wrap: bool, fade: int) -> 
 
 
 def test_a_step_fades_out_towards_edges_that_are_inside() -> None:
-    windows = Windows(8, 16, 8, 4, batch_size=1, lift_borders=False, fade=2)
+    windows = Windows(8, 16, 8, 4, batch_size=1, reweight_borders=False, fade=2)
     canvas = torch.zeros(1, 1, 8, 16)
     windows.descend(canvas, -torch.ones(1, 1, 8, 8), [0])  # at the left, the upper and the lower border
     assert canvas[0, 0, 3].tolist() == [1] * 6 + [0.75, 0.25] + [0] * 8
@@ -152,14 +152,14 @@ def test_a_step_fades_out_towards_edges_that_are_inside() -> None:
 
 
 def test_on_a_ring_every_step_fades_to_the_left_and_right() -> None:
-    windows = Windows(8, 16, 8, 4, batch_size=1, wrap=True, lift_borders=False, fade=2)
+    windows = Windows(8, 16, 8, 4, batch_size=1, wrap=True, reweight_borders=False, fade=2)
     canvas = torch.zeros(1, 1, 8, 16)
     windows.descend(canvas, -torch.ones(1, 1, 8, 8), [0])
     assert canvas[0, 0, 3].tolist() == [0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25] + [0] * 8
 
 
 def test_without_reweighting_a_corner_moves_as_often_as_its_one_window_is_sampled() -> None:
-    windows = Windows(18, 26, 8, 3, batch_size=4, lift_borders=False)
+    windows = Windows(18, 26, 8, 3, batch_size=4, reweight_borders=False)
     config, moved = EditConfig(batch_size=4), torch.zeros(1, 1, 18, 26)
     for step in range(windows.steps_per_round):
         particles = particles_of_step(config, windows.num_particles, step)
