@@ -12,7 +12,9 @@ _MODULES = (
     "nerfstudio.field_components.activations",
     "nerfstudio.utils.writer",
     "torch.jit._script",
+    "torch.optim.lr_scheduler",
     "torch.utils.data.dataloader",
+    "torchmetrics.utilities.prints",
 )
 
 

@@ -29,10 +29,11 @@ def run_folder(out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, capture: Path, tiny_epsilon: Path):
-    """A run that was never disturbed, and what it printed."""
+    """A run without interruption, and what it printed."""
     out = tmp_path_factory.mktemp("finished")
     done = run_command("ns-train", *arguments(capture, out, tiny_epsilon))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr, "a user cannot act on warnings between other packages"
     return run_folder(out), done.stdout
 
 
@@ -69,7 +70,7 @@ def test_checkpoint_holds_scene_and_schedule_only(finished) -> None:
     assert base[STATE]["edit"]["rounds_done"] == 0
 
 
-def test_killed_run_goes_on_to_the_same_images(
+def test_killed_run_continues_to_the_same_images(
     finished, tmp_path: Path, capture: Path, tiny_epsilon: Path
 ) -> None:
     killed = run_folder(tmp_path / "killed")
@@ -82,7 +83,7 @@ def test_killed_run_goes_on_to_the_same_images(
         os.killpg(process.pid, signal.SIGKILL)
     left = [path.name for path in (killed / "nerfstudio_models").iterdir()]
     assert left
-    assert f"step-{STEPS - 1:09d}.ckpt" not in left, "it was done before it could be killed"
+    assert f"step-{STEPS - 1:09d}.ckpt" not in left, "it ended before it could be killed"
 
     more = ("--load-dir", str(killed / "nerfstudio_models"))
     done = run_command("ns-train", *arguments(capture, tmp_path / "resumed", tiny_epsilon, *more))
