@@ -32,7 +32,6 @@ class Measure:
         over: what has a value: every item, every pair of neighbours, or the whole.
         formula: in one line.
         source: paper or definition.
-        compare: the key of the measure to read it beside; "" for none.
         unit: "" for none.
     """
 
@@ -42,7 +41,6 @@ class Measure:
     over: Over
     formula: str
     source: str
-    compare: str = ""
     unit: str = ""
 
 
@@ -77,7 +75,6 @@ MEASURES = {
             "item",
             "cos(e - s, t' - t)",
             f"StyleGAN-NADA, arXiv:2108.00946; InstructPix2Pix, arXiv:2211.09800; {_PAPER}",
-            "image_similarity",
         ),
         Measure(
             "image_similarity",
@@ -86,7 +83,6 @@ MEASURES = {
             "item",
             "cos(e, s); 1 for what was not edited",
             f"InstructPix2Pix, arXiv:2211.09800; {_PAPER}",
-            "directional_similarity",
         ),
         Measure(
             "image_consistency",
@@ -95,7 +91,6 @@ MEASURES = {
             "pair",
             "cos(e_k, e_k+1)",
             _PAPER,
-            "source_image_consistency",
         ),
         Measure(
             "source_image_consistency",
@@ -144,7 +139,6 @@ MEASURES = {
             "pair",
             "mean of (edit k+1, warped by the source's flow, - edit k)^2 where the source shows both",
             "Lai et al., ECCV 2018",
-            "source_warp_error",
         ),
         Measure(
             "source_warp_error",
@@ -161,7 +155,6 @@ MEASURES = {
             "pair",
             "mean of (edit k+1, warped by the source's depth, - edit k)^2 where both views show it",
             "geometry of the source NeRF",
-            "source_depth_error",
         ),
         Measure(
             "source_depth_error",

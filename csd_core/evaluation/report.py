@@ -109,11 +109,10 @@ def check_report_folder(output: Path, *inputs: Path) -> None:
     place = output.resolve()
     for given in inputs:
         check_output(output, given, folder_allowed=True)
-        inside = place == given.resolve() or given.resolve() in place.parents
-        got = f"one inside {given}, which is read; choose another output"
-        expect(not (given.is_dir() and inside), str(output), "a folder apart from the inputs", got)
-        got = f"a folder around {given}, which is read; choose another output"
-        expect(place not in given.resolve().parents, str(output), "a folder apart from the inputs", got)
+        read = given.resolve()
+        inside = place in (read, *read.parents) or (read.is_dir() and read in place.parents)
+        got = f"one inside or around {given}; choose another output"
+        expect(not inside, str(output), "a folder apart from what is read", got)
     expect(not output.exists() or output.is_dir(), str(output), "a folder", "a file; choose another output")
     if output.is_dir() and any(output.iterdir()):
         got = "a folder with other files; choose another output"

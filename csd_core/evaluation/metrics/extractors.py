@@ -193,7 +193,11 @@ def _find(model: str, weights: Path | None, local_files_only: bool) -> _Source:
     if folder.is_dir():
         return _in_folder(model, folder, weights)
     if model.startswith("hf-hub:"):
-        return _in_folder(model, _hub_folder(model.removeprefix("hf-hub:"), local_files_only), weights)
+        from csd_core.denoisers.runtime.hub import fetch_from_hub
+
+        repo = model.removeprefix("hf-hub:")
+        folder = fetch_from_hub(repo, [CONFIG, WEIGHTS], local_files_only=local_files_only)
+        return _in_folder(model, folder, weights)
     return _by_name(model, weights, local_files_only)
 
 
@@ -237,12 +241,6 @@ def _tokenizer(architecture: str, local_files_only: bool) -> Callable[[list[str]
     of_the_hub = bool(config.get("text_cfg", {}).get("hf_tokenizer_name"))
     settings: dict[str, Any] = {"local_files_only": local_files_only} if of_the_hub else {}
     return open_clip.get_tokenizer(architecture, **settings)
-
-
-def _hub_folder(repo: str, local_files_only: bool) -> Path:
-    from csd_core.denoisers.runtime.hub import fetch_from_hub
-
-    return fetch_from_hub(repo, [CONFIG, WEIGHTS], local_files_only=local_files_only)
 
 
 def _by_name(model: str, weights: Path | None, local_files_only: bool) -> _Source:

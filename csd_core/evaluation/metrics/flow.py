@@ -4,7 +4,6 @@ Images are (3, H, W) in [0, 1]. A flow is (2, H, W) in pixels, x then y: the poi
 (x, y) is at (x, y) + flow in the other. Everything is computed on the CPU.
 """
 
-import math
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -67,12 +66,6 @@ def visible(forward: Tensor, backward: Tensor) -> Tensor:
     gap = (forward + returning).square().sum(dim=0)
     lengths = forward.square().sum(dim=0) + returning.square().sum(dim=0)
     return inside & (gap <= 0.01 * lengths + 0.5)
-
-
-def warp_error(frames: Iterable[Tensor], sources: Iterable[Tensor]) -> float:
-    """The mean of warp_errors over the pairs of frames; NaN for one frame."""
-    measured = [error for error, _ in warp_errors(frames, sources) if not math.isnan(error)]
-    return sum(measured) / len(measured) if measured else math.nan
 
 
 def warp_errors(frames: Iterable[Tensor], sources: Iterable[Tensor]) -> list[tuple[float, float]]:

@@ -92,7 +92,7 @@ def test_a_report_goes_to_a_new_folder_or_an_older_report(tmp_path: Path):
         (old / "report.json").write_text(text)
         with pytest.raises(UserError, match="a folder with other files"):
             check_report_folder(old, source)
-    with pytest.raises(UserError, match="a folder around"):
+    with pytest.raises(UserError, match="inside or around"):
         check_report_folder(tmp_path, source)
-    with pytest.raises(UserError, match="one inside"):
+    with pytest.raises(UserError, match="inside or around"):
         check_report_folder(tmp_path / "empty" / "report", tmp_path / "empty")

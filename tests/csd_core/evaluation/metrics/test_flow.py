@@ -1,8 +1,7 @@
 """Flow, warps and flicker of synthetic motion, against what was put in and against scipy."""
 
-import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from scipy import ndimage
 
 from csd_core.errors import UserError
-from csd_core.evaluation.metrics.flow import optical_flow, visible, warp, warp_error, warp_errors
+from csd_core.evaluation.metrics.flow import optical_flow, visible, warp, warp_errors
 
 HEIGHT, WIDTH = 72, 96
 MOVE_X, MOVE_Y = 5, -3
@@ -29,6 +28,11 @@ def panned(frames: int) -> list[torch.Tensor]:
     wide = texture(HEIGHT + 40, WIDTH + 40)
     corners = [(20 - k * MOVE_Y, 20 - k * MOVE_X) for k in range(frames)]
     return [wide[:, top : top + HEIGHT, left : left + WIDTH] for top, left in corners]
+
+
+def warp_error(frames: Iterable[torch.Tensor], sources: Iterable[torch.Tensor]) -> float:
+    """The mean over pairs."""
+    return float(np.mean([error for error, _ in warp_errors(frames, sources)]))
 
 
 def constant(x: float, y: float) -> torch.Tensor:
@@ -125,7 +129,6 @@ def test_each_pair_has_its_error_and_that_of_its_sources():
     still = [texture(HEIGHT, WIDTH)] * 3
     frames = [still[0], still[1] + 0.1, still[2] + 0.1]
     (one, source), (other, _) = warp_errors(frames, still)
-    assert warp_error(frames, still) == pytest.approx((one + other) / 2)
     assert (one, other, source) == pytest.approx((0.1**2, 0, 0), abs=1e-5)
     assert [pair[1] for pair in warp_errors(still, frames)] == pytest.approx([0.1**2, 0], abs=1e-4)
 
@@ -139,7 +142,7 @@ def test_what_is_hidden_does_not_count():
 
 def test_one_frame_has_no_error_to_measure():
     image = texture(HEIGHT, WIDTH)
-    assert math.isnan(warp_error([image], [image]))
+    assert warp_errors([image], [image]) == []
 
 
 def test_few_frames_are_in_memory_at_a_time():
