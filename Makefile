@@ -34,9 +34,10 @@ $(STAMP): requirements.txt pyproject.toml
 test: $(STAMP) ## Run the whole test suite, without network (ARGS="-k name" for a part)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(ARGS)
 
-lint: $(STAMP) ## Check formatting and lint
+lint: $(STAMP) ## Check formatting, lint and what may import what
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports pyproject.toml
 
 format: $(STAMP) ## Format the code and mend what lint can mend
 	$(BIN)/ruff format .

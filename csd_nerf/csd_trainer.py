@@ -4,6 +4,7 @@ A step belongs to base training while step < base_steps. Rounds of edits come be
 base_steps + edit_interval, ... A checkpoint holds the next step: it can lie between a round and that step.
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from csd_core.command import end_now, print_once, warnings_as_notes
+from csd_core.engine.config import FORMER_CHUNK_SIZE
 from csd_core.engine.ranks import ALONE, LostRankError, Ranks
 from csd_core.errors import UserError
 from csd_core.machine import FreeCores
@@ -28,6 +30,7 @@ from csd_nerf.editing.rounds import Rounds
 from csd_nerf.nerfstudio_compat.launch import data_parallel_anywhere, take_over_launch, without_data_parallel
 from csd_nerf.nerfstudio_compat.quiet import silence_others
 from csd_nerf.runs.checkpoint import (
+    BASE_FOLDER,
     STATE,
     keep_copy,
     random_state,
@@ -36,8 +39,6 @@ from csd_nerf.runs.checkpoint import (
     write_checkpoint,
 )
 
-BASE_FOLDER = "base_model"
-"""In the run's folder: the scene before the first edit, for --load-dir with other prompts."""
 _CHECK_LOSS_EVERY = 10  # steps on a GPU, where reading the loss waits for the device
 
 
@@ -58,6 +59,11 @@ class CSDTrainerConfig(TrainerConfig):
         from csd_nerf.runs.checks import prepare
 
         choose_lines(nerfstudios=self.verbose)
+        if any(word.replace("_", "-").startswith(FORMER_CHUNK_SIZE) for word in sys.argv):
+            new = FORMER_CHUNK_SIZE.replace("max-batch", "chunk-size")
+            CONSOLE.print(
+                f"note: {FORMER_CHUNK_SIZE} is now called {new}; the old name goes with the next version"
+            )
         with plain_messages():
             prepare(self)
         if self.machine.num_devices > 1:

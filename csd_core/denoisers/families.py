@@ -13,6 +13,7 @@ import torch
 from csd_core import presets
 from csd_core.choices import DEFAULT_MODEL
 from csd_core.denoisers.base import Denoiser
+from csd_core.denoisers.language import read_language, unknown_prompt_message
 from csd_core.denoisers.runtime.device import default_dtype, resolve_device
 from csd_core.denoisers.runtime.hub import fetch_from_hub
 from csd_core.denoisers.runtime.loading import (
@@ -23,7 +24,6 @@ from csd_core.denoisers.runtime.loading import (
     weight_patterns,
 )
 from csd_core.errors import UserError
-from csd_core.mini_editor.language import read_language, unknown_prompt_message
 
 MINI = "mini"
 """Name of the small editor that ships with this package."""

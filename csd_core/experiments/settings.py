@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from csd_core.denoisers.base import SamplingConfig
+from csd_core.denoisers.language import read_language
 from csd_core.engine.config import EditConfig, MethodConfig
 from csd_core.engine.methods import fit_learning_rate, with_method
 from csd_core.errors import UserError, expect
 from csd_core.io.files import file_hash
-from csd_core.mini_editor.language import read_language
 from csd_core.presets import INSTRUCT_PIX2PIX, MINI, Preset
 
 DomainName = Literal["panorama", "video", "scene"]

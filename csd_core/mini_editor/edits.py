@@ -16,7 +16,7 @@ import torch
 from scipy import ndimage
 from skimage.color import hsv2rgb, rgb2hsv
 
-from csd_core.mini_editor.language import ENOUGH, likeness
+from csd_core.denoisers.language import ENOUGH, likeness
 
 Array = np.ndarray
 Kind = Literal["light", "style", "local", "choice"]

@@ -14,6 +14,8 @@ from csd_core.errors import UserError
 from csd_core.io.files import written_beside
 from csd_nerf.nerfstudio_compat.safe_globals import allow_numpy_scalars
 
+BASE_FOLDER = "base_model"
+"""In the run's folder: the scene before the first edit, for --load-dir with other prompts."""
 STATE = "csd"  # the entry that nerfstudio's own checkpoints lack
 
 

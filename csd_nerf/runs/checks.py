@@ -16,13 +16,13 @@ from csd_core.denoisers.runtime.device import resolve_device
 from csd_core.errors import UserError, expect
 from csd_nerf.console import CONSOLE
 from csd_nerf.csd_datamanager import CSDDataManagerConfig
-from csd_nerf.csd_model import CSDModelConfig
 from csd_nerf.editing.edit import check_editor
 from csd_nerf.runs.base_run import adopt_architecture, check_same_scene
 from csd_nerf.runs.capture import first_line, frame_paths, image_size
 from csd_nerf.runs.checkpoint import STATE, find_checkpoint, read_checkpoint
 
 if TYPE_CHECKING:
+    from csd_nerf.csd_model import CSDModelConfig
     from csd_nerf.csd_trainer import CSDTrainerConfig
 
 _SIZE_TOLERANCE = 2  # pixels of difference from rounding, where a folder of smaller images is used
@@ -177,7 +177,7 @@ def _fit_to_checkpoint(
 ) -> None:
     """Take over the architecture of the loaded scene, and count only the steps that remain."""
     run = path.parent.parent
-    model = cast(CSDModelConfig, config.pipeline.model)
+    model = cast("CSDModelConfig", config.pipeline.model)
     changes = adopt_architecture(model, run, checkpoint["pipeline"])
     if changes:
         CONSOLE.print(f"note: the scene is built as in {run}: {', '.join(changes)}.")

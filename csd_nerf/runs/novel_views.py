@@ -65,7 +65,7 @@ def base_checkpoint(run: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    from csd_nerf.csd_trainer import BASE_FOLDER
+    from csd_nerf.runs.checkpoint import BASE_FOLDER
 
     found = sorted((run / BASE_FOLDER).glob("step-*.ckpt"))
     if not found:

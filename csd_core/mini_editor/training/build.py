@@ -23,8 +23,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from csd_core.denoisers.language import LANGUAGE_FILE
 from csd_core.mini_editor.edits import INSTRUCTIONS
-from csd_core.mini_editor.language import LANGUAGE_FILE
 
 NATIVE_SIZE = 128
 """Pixels of the side of an image."""

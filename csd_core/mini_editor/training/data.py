@@ -15,9 +15,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor
 
+from csd_core.denoisers.language import FILLER
 from csd_core.io.files import written_beside
 from csd_core.mini_editor.edits import INSTRUCTIONS, affected_mask, apply_edit
-from csd_core.mini_editor.language import FILLER
 from csd_core.mini_editor.training.sources import random_source
 
 T = TypeVar("T")

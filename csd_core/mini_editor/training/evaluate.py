@@ -31,12 +31,12 @@ from torchvision.utils import save_image
 
 from csd_core.command import run_command
 from csd_core.denoisers.families import load_denoiser
+from csd_core.denoisers.language import read_language, unknown_prompt_message
 from csd_core.engine.config import EditConfig
 from csd_core.engine.loop import edit_images
 from csd_core.errors import expect
 from csd_core.method.schedule import step_generator
 from csd_core.mini_editor.edits import INSTRUCTIONS, Instruction
-from csd_core.mini_editor.language import read_language, unknown_prompt_message
 from csd_core.mini_editor.training.build import NATIVE_SIZE
 from csd_core.mini_editor.training.measures import mean, mean_decibels, nearest_outcome, score
 from csd_core.mini_editor.training.pictures import (

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from csd_core.denoisers.language import read_language
 from csd_core.evaluation.metrics.extractors import ClipExtractor
 from csd_core.evaluation.metrics.pixels import gradient_correlation, psnr
 from csd_core.mini_editor.edits import INSTRUCTIONS
-from csd_core.mini_editor.language import read_language
 from csd_core.mini_editor.training.evaluate import SHIPPED, UNKNOWN_PROMPTS, EvaluateConfig, Evaluation
 from csd_core.mini_editor.training.measures import nearest_outcome, score
 from csd_core.mini_editor.training.pictures import held_out_pictures, squares, to_tensor

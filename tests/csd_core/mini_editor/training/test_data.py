@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from csd_core.denoisers.language import FILLER
 from csd_core.mini_editor.edits import INSTRUCTIONS, find_instruction
-from csd_core.mini_editor.language import FILLER
 from csd_core.mini_editor.training.build import LATENT_CHANNELS, build_vae
 from csd_core.mini_editor.training.data import (
     NAMES,

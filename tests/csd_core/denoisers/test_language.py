@@ -2,7 +2,7 @@
 
 import pytest
 
-from csd_core.mini_editor.language import likeness, read_language, unknown_prompt_message, words
+from csd_core.denoisers.language import likeness, read_language, unknown_prompt_message, words
 
 
 @pytest.mark.parametrize(
