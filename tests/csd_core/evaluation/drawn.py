@@ -1,4 +1,4 @@
-"""Small drawn pictures in files, and a tiny open_clip model with random weights in a folder."""
+"""Small generated images in files, and a tiny open_clip model with random weights in a folder."""
 
 import json
 from collections.abc import Sequence
@@ -47,28 +47,33 @@ def tensors(several: Sequence[np.ndarray]) -> list[torch.Tensor]:
     return [torch.from_numpy(picture.copy()).permute(2, 0, 1) / 255 for picture in several]
 
 
-def tiny_clip(path: Path) -> Path:
-    """A folder in the layout of open_clip's hub: pictures of 32 x 32, 16 features."""
+CLIP_CONFIG: dict[str, Any] = {
+    "model_cfg": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
+    "preprocess_cfg": {
+        "mean": [0.4, 0.5, 0.6],
+        "std": [0.2, 0.3, 0.4],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    },
+}
+
+
+def tiny_clip(path: Path, seed: int = 0, **model: Any) -> Path:
+    """A folder in the layout of open_clip's hub, with random weights. model: changes of the config."""
     import open_clip
     from safetensors.torch import save_file
 
-    config: dict[str, Any] = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
+    config = {**CLIP_CONFIG, "model_cfg": {**CLIP_CONFIG["model_cfg"], **model}}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model: Any = open_clip.CLIP(**config)
-        for block in (model.visual.class_embedding, model.visual.proj, model.text_projection):
-            block.data.normal_()  # as made, all pictures would be nearly the same to it
-    path.mkdir(parents=True)
-    save_file(
-        {key: value.contiguous() for key, value in model.state_dict().items()},
-        path / "open_clip_model.safetensors",
-    )
-    preprocess = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
-    (path / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
-    )
+        torch.manual_seed(seed)
+        network: Any = open_clip.CLIP(**config["model_cfg"])
+        for block in (network.visual.class_embedding, network.visual.proj, network.text_projection):
+            block.data.normal_()  # with the initial values the features of all images are nearly equal
+    path.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), path / "open_clip_model.safetensors")
+    (path / "open_clip_config.json").write_text(json.dumps(config))
     return path

@@ -9,44 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from csd_core.errors import UserError
-from csd_core.evaluation.metrics.clip import text_similarity
 from csd_core.evaluation.metrics.extractors import ClipExtractor
-
-CONFIG: dict[str, Any] = {
-    "model_cfg": {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    },
-    "preprocess_cfg": {
-        "mean": [0.4, 0.5, 0.6],
-        "std": [0.2, 0.3, 0.4],
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-    },
-}
-
-
-def random_folder(folder: Path, seed: int = 0, **model: Any) -> Path:
-    """A model of random weights in open_clip's layout."""
-    import open_clip
-    from safetensors.torch import save_file
-
-    config = {**CONFIG, "model_cfg": {**CONFIG["model_cfg"], **model}}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    torch.manual_seed(seed)
-    network = open_clip.CLIP(**config["model_cfg"])
-    save_file(network.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
+from tests.csd_core.evaluation.drawn import CLIP_CONFIG, tiny_clip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_folder(tmp_path_factory.mktemp("clip") / "model")
+    return tiny_clip(tmp_path_factory.mktemp("clip") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +37,9 @@ def test_features_are_those_of_open_clip(folder: Path, extractor: ClipExtractor)
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from safetensors.torch import load_file
 
-    model: Any = open_clip.CLIP(**CONFIG["model_cfg"]).eval()
+    model: Any = open_clip.CLIP(**CLIP_CONFIG["model_cfg"]).eval()
     model.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
-    settings = PreprocessCfg(size=32, **CONFIG["preprocess_cfg"])
+    settings = PreprocessCfg(size=32, **CLIP_CONFIG["preprocess_cfg"])
     transform: Any = image_transform_v2(settings, is_train=False)
     shown = [Image.fromarray((p.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)) for p in pictures()]
     tokens = open_clip.SimpleTokenizer(context_length=16)(["a photo", "a sketch"])
@@ -104,7 +76,7 @@ def test_features_are_read_back(folder: Path, tmp_path: Path) -> None:
 
 def test_features_of_another_model_are_not_read_back(folder: Path, tmp_path: Path) -> None:
     ClipExtractor.from_pretrained(str(folder), device="cpu", cache=tmp_path / "c").images(pictures())
-    other = random_folder(tmp_path / "other", seed=1)
+    other = tiny_clip(tmp_path / "other", seed=1)
     cached = ClipExtractor.from_pretrained(str(other), device="cpu", cache=tmp_path / "c")
     plain = ClipExtractor.from_pretrained(str(other), device="cpu")
     assert torch.equal(cached.images(pictures()), plain.images(pictures()))
@@ -140,7 +112,7 @@ def refused(model: str, **given: Any) -> str:
 
 
 def test_weights_of_another_architecture(folder: Path, tmp_path: Path) -> None:
-    other = random_folder(tmp_path / "wide", embed_dim=24)
+    other = tiny_clip(tmp_path / "wide", embed_dim=24)
     said = refused(str(folder), weights=other / "open_clip_model.safetensors")
     assert "size mismatch" in said or "shape" in said
 
@@ -167,10 +139,10 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
     assert "model_cfg" in refused(str(tmp_path))
 
 
-@pytest.mark.parametrize("model", [7, {"embed_dim": 16}, {**CONFIG["model_cfg"], "other": 1}])
+@pytest.mark.parametrize("model", [7, {"embed_dim": 16}, {**CLIP_CONFIG["model_cfg"], "other": 1}])
 def test_a_config_of_something_else(model: Any, tmp_path: Path) -> None:
-    folder = random_folder(tmp_path)
-    (folder / "open_clip_config.json").write_text(json.dumps({**CONFIG, "model_cfg": model}))
+    folder = tiny_clip(tmp_path)
+    (folder / "open_clip_config.json").write_text(json.dumps({**CLIP_CONFIG, "model_cfg": model}))
     assert "expected" in refused(str(folder))
 
 
@@ -212,7 +184,7 @@ def test_a_tag_brings_its_preprocessing_and_activation(
     mean = (0.1, 0.2, 0.3)
     tag = {"url": "", "hf_hub": "nobody/tiny/", "mean": mean, "std": (1.0, 1.0, 1.0), "quick_gelu": True}
     monkeypatch.setitem(_PRETRAINED, "tiny", {"first": {}, "random": tag})
-    (tmp_path / "tiny.json").write_text(json.dumps(CONFIG["model_cfg"]))
+    (tmp_path / "tiny.json").write_text(json.dumps(CLIP_CONFIG["model_cfg"]))
     open_clip.add_model_config(tmp_path)
     stored = tmp_path / "models--nobody--tiny"
     (stored / "refs").mkdir(parents=True)
@@ -221,7 +193,7 @@ def test_a_tag_brings_its_preprocessing_and_activation(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
 
     ours = ClipExtractor.from_pretrained("tiny", device="cpu", local_files_only=local)
-    model: Any = open_clip.CLIP(**CONFIG["model_cfg"], quick_gelu=True).eval()
+    model: Any = open_clip.CLIP(**CLIP_CONFIG["model_cfg"], quick_gelu=True).eval()
     model.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
     shown = torch.stack(list(pictures(3, 32, 32)))
     with torch.no_grad():
@@ -239,42 +211,3 @@ def test_the_scorer_that_ships(extractor: ClipExtractor) -> None:
     texts = scorer.texts(["a photo of a fox in the snow", "a photo in the snow", "a photo at night"])
     alike = torch.cosine_similarity(texts[:1], texts[1:])
     assert float(alike[0]) > float(alike[1])
-
-
-def test_text_similarity_is_that_of_torchmetrics(folder: Path, extractor: ClipExtractor) -> None:
-    """torchmetrics takes models of transformers: ours, with their methods' names."""
-    from torchmetrics.functional.multimodal import clip_score
-
-    texts = [
-        "a photo at night",
-        "a sketch",
-        "snow",
-        "one two three",
-    ]  # some are near, torchmetrics clips at 0
-    images = [(p * 255).round().byte() for p in pictures(1)]
-
-    class Model(nn.Module):
-        config = None
-
-        def get_image_features(self, pixel_values: Tensor) -> Tensor:
-            return extractor.images(list(pixel_values))
-
-        def get_text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-            return extractor.texts([texts[int(k)] for k in input_ids])
-
-    def process(images: Any = None, text: Any = None, **_: Any) -> dict[str, Tensor]:
-        if images is not None:
-            return {"pixel_values": torch.stack(images) / 255}
-        return {
-            "input_ids": torch.tensor([texts.index(t) for t in text]),
-            "attention_mask": torch.ones(len(text), 1),
-        }
-
-    for text in texts:
-        theirs: Any = clip_score(images, [text], model_name_or_path=lambda: (Model(), process))  # pyright: ignore
-        ours = text_similarity(extractor.images(pictures(1)), extractor.texts([text]))
-        assert float(theirs) == pytest.approx(max(100 * float(ours), 0), abs=1e-3)
-    similarities = [
-        float(text_similarity(extractor.images(pictures(1)), extractor.texts([text]))) for text in texts
-    ]
-    assert max(similarities) > 1e-3
