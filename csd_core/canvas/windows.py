@@ -5,7 +5,7 @@
 
 In a step B windows are sampled; a pixel moves by the mean over those that cover it, or not at all. A corner
 is sampled c times less often than the middle, which the published code leaves so (artefacts, appendix E).
-Here its step is longer by as much: every pixel has the same expected total step. All lengths are latent pixels.
+Here its step is longer by as much: every pixel has the same expected total step. Lengths are latent pixels.
 """
 
 import math

@@ -370,17 +370,12 @@ def test_several_prompts_share_one_encoding(
 def test_where_the_mask_is_0_pixels_stay(editor: Editor, kind: Kind, method: str) -> None:
     masks = np.zeros((COUNT, HEIGHT, WIDTH), np.uint8)
     for k, mask in enumerate(masks):  # another for every frame
-        mask[4 * k : 4 * k + 8], mask[4 * k + 8 : 4 * k + 12] = 255, 51
+        mask[4 * k : 4 * k + 8] = 255
     chosen = masks[0] if kind == "panorama" else masks
     source, edited = as_tensor(SOURCES[kind])[None], edit(editor, mask=chosen, method=method)
     where = torch.from_numpy(chosen).unsqueeze(-3).expand_as(source)
     assert torch.equal(edited[where == 0], source[where == 0])
     assert (edited[where == 255] != source[where == 255]).float().mean() > 0.9
-    if kind == "panorama" and method == "csd":
-        return  # the mask decides which windows there are: without one the edit is another
-    free = edit(editor, method=method)
-    assert torch.equal(edited[where == 255], free[where == 255])
-    torch.testing.assert_close(edited[where == 51], (0.8 * source + 0.2 * free)[where == 51])
 
 
 def test_regions_alone_or_with_the_rest(model: InstructPix2Pix) -> None:
@@ -494,7 +489,6 @@ PANORAMA: list[tuple[dict[str, Any], str]] = [
     ({"mask": np.ones((HEIGHT, WIDTH - 1)), "method": "ip2p-resize"}, "mask"),
     ({"prompt": None}, "prompt"),
     ({"prompt": None, "method": "ip2p-resize"}, "prompt"),
-    ({"prompt": None, "regions": [Region("a", torch.zeros(SIZE))]}, "region 'a'"),
     ({"prompt": None, "regions": [Region("a", torch.ones(SIZE), 3.0)], "guidance_scale": 0}, "guidance"),
     ({"regions": [Region("a", torch.ones(SIZE))], "method": "ip2p-patch"}, "regions"),
     ({"wrap": True, "method": "ip2p-patch"}, "wrap"),

@@ -20,12 +20,6 @@ def small(image: Tensor) -> Tensor:
 
 
 @each_carrying
-def test_without_an_edit_the_frame_stays_exactly(detail: Detail) -> None:
-    frame = picture(SIZE)
-    assert torch.equal(carried(frame, small(frame), small(frame), detail), frame)
-
-
-@each_carrying
 def test_what_the_autoencoder_loses_in_both_is_not_lost(detail: Detail) -> None:
     frame, lost = picture(SIZE), picture(SMALL, seed=1) * 0.1
     source = small(frame) - lost

@@ -51,23 +51,11 @@ def test_a_stride_that_leaves_gaps_is_refused(stride: int) -> None:
 
 
 def coverage(windows: Windows) -> Tensor:
-    ones = torch.ones(1, 1, windows.height, windows.width)
-    total = torch.zeros_like(ones)
-    for particle in range(windows.num_particles):
-        one = torch.zeros_like(ones)
-        Windows.descend(
-            without_weights(windows), one, -torch.ones(1, 1, windows.window, windows.window), [particle]
-        )
-        total += one
-    return total[0, 0]
-
-
-def without_weights(windows: Windows) -> Windows:
-    """The same windows with steps as in the published code."""
-    same = Windows(windows.height, windows.width, windows.window, windows.window, batch_size=1)
-    same.corners = windows.corners
-    same._weight = torch.ones(windows.height, windows.width)
-    return same
+    total = torch.zeros(windows.height, windows.width)
+    for top, left in windows.corners:
+        columns = [(left + x) % windows.width for x in range(windows.window)]
+        total[top : top + windows.window, columns] += 1
+    return total
 
 
 def test_particles_are_cut_from_the_canvas_and_put_back() -> None:
