@@ -11,8 +11,9 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -53,20 +54,6 @@ class DemoConfig:
     """Training steps between two rounds of edits. Default: the preset's."""
     verbose: bool = False
     """Print nerfstudio's own lines and configuration, and tracebacks of errors."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Time and memory of a run."""
-
-    base_seconds: float
-    """Wall time of base training, from the start of the run to its first round."""
-    round_seconds: list[float]
-    """Wall time of each round of edits: renders, edit, files."""
-    train_seconds: float
-    """Wall time of ns-train in all."""
-    peak_gib: float
-    """Peak memory of the largest process."""
 
 
 def demo(config: DemoConfig) -> None:
@@ -152,8 +139,8 @@ def train(config: DemoConfig, scene: Path, scale: int = 1) -> tuple[Path, float]
     return fresh[-1], time.monotonic() - began
 
 
-def measure_cost(run: Path, train_seconds: float) -> Cost:
-    """Times from the run's files, and the peak memory of this process and of ns-train."""
+def measure_cost(run: Path, train_seconds: float) -> dict[str, Any]:
+    """Wall times in seconds from the run's files; GiB of the largest process among this one and ns-train."""
     states = [(path, json.loads(path.read_text())) for path in sorted(run.glob("edits/round_*/state.json"))]
     rounds = [state["seconds"] for _, state in states]
     base = math.nan
@@ -162,7 +149,12 @@ def measure_cost(run: Path, train_seconds: float) -> Cost:
         base = first_round_began - (run / "config.yml").stat().st_mtime
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there, KiB elsewhere
-    return Cost(base, rounds, train_seconds, peak * unit / 2**30)
+    return {
+        "base_seconds": base,
+        "round_seconds": rounds,
+        "train_seconds": train_seconds,
+        "peak_gib": peak * unit / 2**30,
+    }
 
 
 def finish(config: DemoConfig, run: Path, train_seconds: float, console: Console) -> None:
@@ -175,7 +167,7 @@ def finish(config: DemoConfig, run: Path, train_seconds: float, console: Console
     picture = config.output / "before_after.png"
     before_after(views, picture)
     cost = measure_cost(run, train_seconds)
-    content = {**figures.as_dict(), "run": str(run), "cost": asdict(cost), "cores": os.cpu_count()}
+    content = {**figures.as_dict(), "run": str(run), "cost": cost, "cores": os.cpu_count()}
     (config.output / "figures.json").write_text(json.dumps(content, indent=1))
     print_figures(figures, console)
     console.print(cost_table(cost))
@@ -186,17 +178,15 @@ def finish(config: DemoConfig, run: Path, train_seconds: float, console: Console
     console.print(quality.verdict(), soft_wrap=True)
 
 
-def cost_table(cost: Cost) -> Table:
-    """Time and memory of a run, for printing."""
-    table = Table(title="Cost")
-    table.add_column("what")
-    table.add_column("value", justify="right")
-    table.add_row("base training", f"{cost.base_seconds:.0f} s")
-    if cost.round_seconds:
-        mean = sum(cost.round_seconds) / len(cost.round_seconds)
-        table.add_row(f"a round of edits (mean of {len(cost.round_seconds)})", f"{mean:.0f} s")
-    table.add_row("ns-train in all", f"{cost.train_seconds:.0f} s")
-    table.add_row("peak memory", f"{cost.peak_gib:.1f} GiB")
+def cost_table(cost: dict[str, Any]) -> Table:
+    """What measure_cost found, for printing."""
+    rounds = cost["round_seconds"]
+    table = Table("what", "value", title="Cost")
+    table.add_row("base training", f"{cost['base_seconds']:.0f} s")
+    if rounds:
+        table.add_row(f"a round of edits (mean of {len(rounds)})", f"{sum(rounds) / len(rounds):.0f} s")
+    table.add_row("ns-train in all", f"{cost['train_seconds']:.0f} s")
+    table.add_row("peak memory", f"{cost['peak_gib']:.1f} GiB")
     return table
 
 

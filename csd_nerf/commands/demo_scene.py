@@ -4,11 +4,9 @@ The capture is a folder that any nerfstudio method reads: transforms.json and im
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from csd_core.io.files import folder_written_beside
@@ -76,45 +74,22 @@ def write_demo_scene(folder: Path, *, num_views: int = 32, size: int = 128, seed
         size: side of a photo in pixels.
         seed: of the cameras' noise; the same seed gives the same bytes.
     """
-    return write_drawn(folder, demo_scene(), orbit(num_views, size, seed))
-
-
-def write_drawn(
-    folder: Path,
-    scene: Scene,
-    views: Sequence[View],
-    *,
-    poses: Sequence[NDArray[np.floating]] | None = None,
-    exposures: Sequence[float] | None = None,
-) -> Path:
-    """Render a scene into `folder`, which is replaced when all photos are written; returns `folder`.
-
-    Args:
-        folder: where the capture goes.
-        scene: what is rendered.
-        views: the cameras, all of one size.
-        poses: camera-to-world matrices (4, 4) to write instead of the views' own.
-        exposures: factor on each photo. Default: 1.
-    """
+    scene, views, frames = demo_scene(), orbit(num_views, size, seed), []
     with folder_written_beside(folder) as fresh:
         (fresh / "images").mkdir()
-        frames = []
         for index, view in enumerate(views):
             name = f"images/{index:04d}.png"
-            image = render(scene, *view, samples=2) * (1 if exposures is None else exposures[index])
-            Image.fromarray((image.clip(0, 1) * 255).round().astype(np.uint8)).save(fresh / name)
-            pose = view.camera_to_world if poses is None else poses[index]
-            frames.append({"file_path": name, "transform_matrix": pose.tolist()})
-        first = views[0]
-        transforms = {
-            "camera_model": "OPENCV",
-            "fl_x": first.fx,
-            "fl_y": first.fy,
-            "cx": first.cx,
-            "cy": first.cy,
-            "w": first.width,
-            "h": first.height,
-            "frames": frames,
+            image = render(scene, *view, samples=2).clip(0, 1)
+            Image.fromarray((image * 255).round().astype(np.uint8)).save(fresh / name)
+            frames.append({"file_path": name, "transform_matrix": view.camera_to_world.tolist()})
+        camera = {
+            "fl_x": views[0].fx,
+            "fl_y": views[0].fy,
+            "cx": size / 2,
+            "cy": size / 2,
+            "w": size,
+            "h": size,
         }
+        transforms = {"camera_model": "OPENCV", **camera, "frames": frames}
         (fresh / "transforms.json").write_text(json.dumps(transforms, indent=1))
     return folder

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -32,8 +33,10 @@ from csd_core.evaluation.inputs import PanoramaFiles, read_frame_pairs, read_pai
 from csd_core.evaluation.measuring import cut, part_positions, squares
 from csd_core.evaluation.metrics.depth import reprojection_error
 from csd_core.evaluation.metrics.extractors import DEFAULT_CLIP, ClipExtractor
+from csd_core.evaluation.metrics.perceptual import Inception, Lpips
 from csd_core.evaluation.page import write_report
 from csd_core.evaluation.report import BEFORE_AFTER, Report, Section, check_report_folder, print_report
+from csd_core.evaluation.tools import FID, LPIPS
 from csd_core.io.files import content_hash, folder_written_beside
 from csd_nerf.nerfstudio_compat.quiet import silence_others
 
@@ -92,18 +95,20 @@ class NetworkOptions:
         Raises:
             UserError: the extractor, or a file that was named, cannot be loaded.
         """
+        device, batch_size = self.device, self.batch_size
         clip = ClipExtractor.from_pretrained(
             self.clip,
             weights=self.clip_weights,
-            device=self.device,
-            batch_size=self.batch_size,
+            device=device,
+            batch_size=batch_size,
             cache=self.cache,
             local_files_only=self.local_files_only,
         )
-        tools = Tools(clip)
-        tools.load_image_networks(
-            self.lpips_weights, self.inception_weights, device=self.device, batch_size=self.batch_size
-        )
+        tools, trunk, weights = Tools(clip), self.lpips_weights, self.inception_weights
+        lpips = partial(Lpips.from_pretrained, trunk=trunk, device=device, batch_size=batch_size)
+        inception = partial(Inception.from_pretrained, weights=weights, device=device)
+        tools.lpips = lpips() if trunk else tools.try_loading(LPIPS, lpips)
+        tools.inception = inception() if weights else tools.try_loading(FID, inception)
         return tools
 
 
