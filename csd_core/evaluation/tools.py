@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from csd_core.errors import UserError, expect
@@ -75,28 +74,3 @@ class Tools:
         except UserError as error:
             self.missing.append(f"{measure}: {error}")
             return None
-
-    def load_image_networks(
-        self, trunk: Path | None, inception: Path | None, *, device: str | None, batch_size: int
-    ) -> None:
-        """Load those of LPIPS and FID; one without weights is noted in `missing`, unless its file was named.
-
-        Args:
-            trunk: weights of AlexNet. None: those in torch hub's folder.
-            inception: weights of Inception. None: likewise.
-            device: cpu, cuda. None: CUDA where there is one.
-            batch_size: images at a time.
-
-        Raises:
-            UserError: a file that was named cannot be read.
-        """
-        from csd_core.evaluation.metrics.perceptual import Inception, Lpips
-
-        def load_lpips() -> Lpips:
-            return Lpips.from_pretrained(trunk=trunk, device=device, batch_size=batch_size)
-
-        def load_inception() -> Inception:
-            return Inception.from_pretrained(weights=inception, device=device)
-
-        self.lpips = load_lpips() if trunk else self.try_loading(LPIPS, load_lpips)
-        self.inception = load_inception() if inception else self.try_loading(FID, load_inception)
