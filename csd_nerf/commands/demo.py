@@ -113,7 +113,7 @@ def train_command(config: DemoConfig, scene: Path, scale: int = 1) -> list[str]:
     given = [
         word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
     ]
-    # by itself the parser takes folders of smaller images where there are some
+    # the parser would choose a folder of smaller images where there is one
     parser = ["nerfstudio-data", "--downscale-factor", "1"]
     return [str(Path(sys.executable).with_name("ns-train")), METHOD, *given, *parser]
 

@@ -1,6 +1,6 @@
 """nerfstudio's scene contraction (arXiv:2111.12077) for the CPU: the same values to the last bit.
 
-torch takes a norm over an axis of length 3 one point at a time; the largest of three columns it takes in long
+torch computes a norm over an axis of length 3 point by point, the maximum of three columns in vectorised
 loops.
 """
 
@@ -21,7 +21,7 @@ def contract(points: Tensor) -> Tensor:
 
 
 def speed_up_contraction(model: nn.Module) -> None:
-    """Let every contraction into a cube take the fast way on the CPU. The model is changed in place."""
+    """Use `contract` for every contraction into a cube on the CPU. The model is changed in place."""
 
     def forward(self: SceneContraction, positions: Any) -> Any:
         if isinstance(positions, Tensor) and positions.device.type == "cpu":

@@ -150,12 +150,12 @@ def encode(encoding: HashEncoding, points: Tensor) -> Tensor:
 
 
 def speed_up(model: nn.Module, *, follow_points: bool) -> None:
-    """Let every hash encoding of a model that runs in torch take the fast way on the CPU.
+    """Replace the forward of every hash encoding that runs in torch by the fast one, on the CPU.
 
     Args:
         model: changed in place.
-        follow_points: whether anybody needs the gradient of the points. nerfacto always asks for it, but uses
-            it only to move cameras and to predict normals.
+        follow_points: whether the gradient of the points is needed. nerfacto always computes it, but uses it
+            only to optimise cameras and to predict normals.
     """
 
     def forward(self: HashEncoding, in_tensor: Tensor) -> Tensor:

@@ -49,5 +49,5 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The message of an error, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
