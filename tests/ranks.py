@@ -109,7 +109,10 @@ def work(ranks: Ranks) -> dict[str, Any]:
     condition = Conditioning(2, image=source)
     edit_latents(ExactEditor(source), source, source, condition, "edit", GUIDED, callback=stop, ranks=ranks)
     edits = {name: edited(name, ranks) for name in EDITS}
+    drifted = torch.tensor([1.0, 2.0]) + ranks.rank
+    ranks.synchronize(drifted)
     return {
+        "drifted": drifted,
         "edits": {name: canvas for name, (canvas, _) in edits.items()},
         "evaluations": {name: ranks.total(count) for name, (_, count) in edits.items()},
         "mine": {name: count for name, (_, count) in edits.items()},

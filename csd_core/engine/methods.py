@@ -39,7 +39,7 @@ def fit_learning_rate(edit: EditConfig, num_particles: int) -> EditConfig:
     """The settings with a learning rate for particles that do not exchange gradients.
 
     B particles that share gradients under the median bandwidth move by about 2 / (B + 1) of what each of them
-    would move by itself.
+    would move independently.
     """
     if edit.mixing:
         return edit

@@ -39,17 +39,21 @@ def has_native_bfloat16() -> bool:
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """None -> CUDA where there is one, else the CPU.
+    """None -> CUDA where there is one, else the CPU; "cuda" -> the current one by its number.
+
+    A tensor on "cuda" is on "cuda:0", say; devices without a number would never compare equal to it.
 
     Raises:
         UserError: the device is unknown, or CUDA is asked for and absent.
     """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         resolved = torch.device(device)
     except RuntimeError:
         raise UserError(f"device: expected cpu, cuda or cuda:0, got {str(device)!r}") from None
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: {device} was asked for, but this machine has no CUDA device; use cpu")
+    if resolved.type == "cuda" and resolved.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
     return resolved

@@ -19,6 +19,7 @@ from csd_core.engine import ranks as distributed
 from csd_core.engine.ranks import ALONE, TIMEOUT, Ranks, current, launched, without_launch
 from csd_core.errors import UserError
 from tests import ranks as processes
+from tests.csd_core.io.clips import clip, pictures
 from tests.programs import wait_for
 from tests.ranks import EDITS, ended, start
 
@@ -131,6 +132,7 @@ def test_several_come_to_the_result_of_one(world_size: int, tmp_path: Path) -> N
         assert max(sizes) - min(sizes) <= 1
     assert [mine["from main"] for mine in all_told] == ["of 0", *["of 0, sent"] * (world_size - 1)]
     assert [mine["first"] for mine in all_told] == list(range(world_size))
+    assert all(mine["drifted"].tolist() == [1.0, 2.0] for mine in all_told)
     assert [mine["joined"]["ranks"] for mine in all_told] == [[r, world_size] for r in range(world_size)]
     if world_size == 2:
         check_errors(*(mine["errors"] for mine in all_told))
@@ -186,9 +188,7 @@ class Edits:
         noise = np.random.default_rng(0).integers(0, 256, (45, 61, 3), np.uint8)
         self.image = folder / "in.png"
         assert cv2.imwrite(str(self.image), cv2.blur(noise, (3, 3)))
-        (folder / "clip").mkdir()
-        for k in range(3):
-            assert cv2.imwrite(str(folder / "clip" / f"{k}.png"), cv2.blur(noise, (3, 3))[:, 3 * k :][:, :50])
+        clip(folder / "clip.mp4", pictures()[:3])
         self.common = ["--model", str(model), "--device", "cpu", "--prompt", "make it red"]
 
     def panorama(self, output: str, *more: object) -> list[str]:
@@ -196,8 +196,8 @@ class Edits:
         return [*self.common, *map(str, (*image, *more))]
 
     def video(self, output: str, *more: object) -> list[str]:
-        clip = ["--video", self.folder / "clip", "--output", self.folder / output / "edited"]
-        return [*self.common, *map(str, (*clip, *more))]
+        video = ["--video", self.folder / "clip.mp4", "--output", self.folder / output / "edited"]
+        return [*self.common, *map(str, (*video, *more))]
 
     def beside(self, output: str) -> list[str]:
         return sorted(path.name for path in (self.folder / output).iterdir())
@@ -284,7 +284,7 @@ def test_ranks_that_were_ended_go_on(how: signal.Signals, edits: Edits) -> None:
         return
     again = ended(start(2, ["-m", "csd_core.cli.panorama", *edits.panorama("two", "--resume", *steps)]))
     assert [code for code, *_ in again] == [0, 0], again
-    assert "going on after step" in again[0][2]
+    assert "continuing after step" in again[0][2]
     assert again[1][1:] == ("", "")
     assert run_command(PanoramaOptions, edit_panorama, edits.panorama("one", *steps)) == 0
     same(edits.folder / "one" / "edited.png", edits.folder / "two" / "edited.png")

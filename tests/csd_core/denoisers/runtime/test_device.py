@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from csd_core.denoisers.runtime import device
-from csd_core.denoisers.runtime.device import as_dtype, default_dtype, dtype_name, has_native_bfloat16
+from csd_core.denoisers.runtime.device import (
+    as_dtype,
+    default_dtype,
+    dtype_name,
+    has_native_bfloat16,
+    resolve_device,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:1")
 
@@ -42,3 +48,11 @@ def test_names() -> None:
     assert as_dtype("auto", CUDA) == as_dtype(None, CUDA) == torch.float16
     assert as_dtype("bfloat16", CUDA) == torch.bfloat16
     assert dtype_name(torch.bfloat16) == "bfloat16"
+
+
+def test_cuda_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert resolve_device("cuda") == resolve_device(None) == torch.device("cuda", 1)
+    assert resolve_device("cuda:0") == torch.device("cuda", 0)
+    assert resolve_device("cpu") == CPU
