@@ -15,9 +15,11 @@ from csd_nerf.csd_datamanager import CSDDataManagerConfig
 from csd_nerf.csd_model import CSDModelConfig
 from csd_nerf.csd_trainer import CSDTrainerConfig
 from csd_nerf.nerfstudio_compat.old_configs import read_old_configs
+from csd_nerf.nerfstudio_compat.quiet import silence_others_in_nerfstudios_commands
 from csd_nerf.nerfstudio_compat.safe_globals import allow_numpy_scalars
 
 allow_numpy_scalars()
+silence_others_in_nerfstudios_commands()
 read_old_configs()
 
 

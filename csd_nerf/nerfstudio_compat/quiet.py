@@ -27,8 +27,8 @@ def silence_others() -> None:
 def silence_others_in_nerfstudios_commands() -> None:
     """silence_others, in ns-train, ns-viewer and their like alone.
 
-    torch calls this when it is imported (entry point "torch.backends"). nerfstudio loads its plugins later:
-    after its own modules, which warn as they are imported.
+    Registering the methods calls this. Three warnings come earlier, when nerfstudio imports its own modules
+    (torch.jit.script, custom_fwd, custom_bwd are deprecated), and cannot be dropped from here.
     """
     if Path(sys.argv[0] if sys.argv else "").name.startswith("ns-"):
         silence_others()
