@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 _MODULES = (
+    "nerfstudio.cameras.camera_utils",
     "nerfstudio.cameras.cameras",
     "nerfstudio.engine.optimizers",
     "nerfstudio.engine.trainer",
