@@ -1,6 +1,6 @@
 """Evaluations of an edit: images, frames or views against their sources."""
 
-from csd_core.evaluation.measures import MEASURES, Measure, Measured, measured
+from csd_core.evaluation.measures import MEASURES, Measured, measured
 from csd_core.evaluation.measuring import (
     Borders,
     PanoramaPair,
@@ -16,7 +16,6 @@ __all__ = [
     "MEASURES",
     "Borders",
     "Captions",
-    "Measure",
     "Measured",
     "PanoramaPair",
     "Reiterable",
