@@ -181,6 +181,7 @@ def ip2p_frames(
     """
     denoiser.num_sampling_calls(config)
     expect(bool(prompt.strip()), "prompt", "an instruction", "nothing")
+    denoiser.warn_of([prompt])
     edited: list[Tensor] = []
     at_once = max(1, at_a_time(config.chunk_size) // 3)  # three evaluations for each
     for start in range(0, len(condition), at_once):
@@ -223,6 +224,7 @@ def ip2p_renewed(
     """
     denoiser.num_sampling_calls(config)
     expect(bool(prompt.strip()), "prompt", "an instruction", "nothing")
+    denoiser.warn_of([prompt])
     expect(0 < level <= 1, "level", "above 0, at most 1", level)
     image, condition = (x.to(denoiser.device, torch.float32) for x in (image, condition))
     _, given = encode(denoiser, condition, len(condition))
@@ -319,6 +321,7 @@ def _checked(denoiser: Denoiser, image: Tensor, prompt: str, config: SamplingCon
     """The image where the model computes, after all input was found good."""
     denoiser.num_sampling_calls(config)
     expect(bool(prompt.strip()), "prompt", "an instruction", "nothing")
+    denoiser.warn_of([prompt])
     shape = tuple(image.shape)
     expect(len(shape) == 4 and shape[:2] == (1, 3), "image", "one image (1, 3, H, W)", shape)
     return image.to(denoiser.device, torch.float32)

@@ -1,4 +1,4 @@
-"""The errors that a person can mend. Commands print the message alone, without a traceback."""
+"""Errors that a user can fix. Commands print the message alone, without a traceback."""
 
 from typing import TYPE_CHECKING
 

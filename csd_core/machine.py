@@ -32,7 +32,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Package -> version, of those that a result hangs on, and of more."""
+    """Package -> version, of those that a result depends on, and of more."""
     found = {}
     for package in (*PACKAGES, *more):
         try:
@@ -73,7 +73,7 @@ class FreeCores:
     Args:
         clock: gives the times; for tests.
         set_threads: takes the new number.
-        most: threads to use where nobody else computes. Default: torch's number now.
+        most: threads to use where no other process computes. Default: torch's number now.
     """
 
     SECONDS = 1.0

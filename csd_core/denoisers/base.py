@@ -10,8 +10,9 @@ conditioning (`conditioning`). Branches whose conditioning differs in shape are 
 """
 
 import math
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -235,8 +236,13 @@ class Denoiser(ABC):
         """
 
     def prompt_note(self, prompt: str) -> str | None:
-        """What users should know of a prompt before it is used: that a small model was not taught it."""
+        """What users should know of an instruction, such as that a small model was not taught it."""
         return None
+
+    def warn_of(self, prompts: Iterable[str]) -> None:
+        """A warning for each instruction that has a note."""
+        for note in filter(None, map(self.prompt_note, prompts)):
+            warnings.warn(note, stacklevel=2)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """Move the networks, in place; dtype: of the predictions.
@@ -285,7 +291,7 @@ class Denoiser(ABC):
             corners: top and left, in latent pixels, of windows of native size whose predictions are averaged
                 in every step. None: one window, the whole image.
             start: latents (n, C, h, w), and the share of the schedule to which they are noised. None: noise.
-            callback: called as callback(step) after every step; num_sampling_calls says how often.
+            callback: called as callback(step) after every step; see num_sampling_calls.
 
         Returns:
             (n, C, h, w), latents at the scale of the noise, float32.

@@ -309,7 +309,7 @@ class InstructPix2Pix(Denoiser):
     def _embed(self, prompt: str) -> Tensor:
         """An instruction as (1, tokens, dim), in the dtype of the UNet. Each prompt is computed once.
 
-        Warns when a prompt is longer than the text encoder reads, or outside the language of a small model.
+        Warns when a prompt is longer than the text encoder reads.
         """
         if prompt not in self._embedded:
             self._embedded[prompt] = self._encode_text(prompt).to(self.dtype)
@@ -320,8 +320,6 @@ class InstructPix2Pix(Denoiser):
         length = self._tokenizer.model_max_length
         if len(self._tokenizer.tokenize(prompt)) + 2 > length:  # 2: start and end of the text
             warnings.warn(f"the prompt is cut after {length - 2} tokens: {prompt!r}", stacklevel=4)
-        if note := self.prompt_note(prompt):
-            warnings.warn(note, stacklevel=4)
         tokens = self._tokenizer(
             prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )

@@ -1,4 +1,4 @@
-"""An unfinished edit on disk: its canvas, how far it is, and the settings it was begun with."""
+"""An unfinished edit on disk: its canvas, the number of steps done, and its settings."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ class Checkpoint:
 
     Args:
         path: the file.
-        settings: all that the result hangs on, as JSON values.
+        settings: all that the result depends on, as JSON values.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ class Checkpoint:
         """Steps done and canvas (on the CPU); None where there is no such file.
 
         Raises:
-            UserError: the file is damaged, or was begun with other settings.
+            UserError: the file is damaged, or was started with other settings.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -49,7 +49,7 @@ class Checkpoint:
             if not isinstance(settings, dict):
                 raise TypeError("no settings")
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"resume: {self.path} is damaged ({error}); delete it to begin anew") from error
+            raise UserError(f"resume: {self.path} is damaged ({error}); delete it to start again") from error
         self._compare(settings)
         return steps_done, canvas
 
@@ -57,12 +57,12 @@ class Checkpoint:
         """Forget it."""
         self.path.unlink(missing_ok=True)
 
-    def _compare(self, begun_with: Mapping[str, Any]) -> None:
-        keys = [*begun_with, *(key for key in self._settings if key not in begun_with)]
+    def _compare(self, started_with: Mapping[str, Any]) -> None:
+        keys = [*started_with, *(key for key in self._settings if key not in started_with)]
         for key in keys:
-            before, now = begun_with.get(key), self._settings.get(key)
+            before, now = started_with.get(key), self._settings.get(key)
             if before != now:
                 raise UserError(
-                    f"resume: {self.path} was begun with {key} {before!r}, not {now!r}; "
+                    f"resume: {self.path} was started with {key} {before!r}, not {now!r}; "
                     "give the same settings, or leave out --resume"
                 )

@@ -1,13 +1,13 @@
-"""What a step draws: particles, and a pair of timestep and noise. All follows from (seed, step, particle).
+"""What a step samples: particles, and a pair of timestep and noise. All follows from (seed, step, particle).
 
-A round is as many steps as it takes to draw every particle once. By default every step draws a pair of its
-own. With a pool, M pairs are fixed at the start and every round takes one of them, in an order drawn anew
-after M rounds: whatever hangs on source, timestep and noise alone comes back (source_cache.py). Timesteps of
-a pool are spread: each is drawn from an M-th of the range.
+A round is as many steps as it takes to sample every particle once. By default every step samples a new pair.
+With a pool, M pairs are fixed at the start and every round takes one of them, in an order that is shuffled
+again after M rounds: predictions for the source depend on the pair alone and are reused (source_cache.py).
+Each of the M timesteps is sampled from its own M-th of the range.
 
-A particle that meets the same few noises over and over is drawn to the same of several right answers each
-time, and agrees less with the others. So particles share a quarter of the variance of a pool's noise: with
-that they agree as under fresh draws (docs/performance.md).
+With few noises a particle moves to the same of several right answers each time, and agrees less with the
+others. So particles share a quarter of the variance of a pool's noise: with that they agree as with new noise
+in every step (docs/performance.md).
 """
 
 import math
@@ -35,7 +35,7 @@ class Draws:
     def __init__(self, config: EditConfig, num_particles: int) -> None:
         self._config, self.num_particles = config, num_particles
         self.steps_per_round = math.ceil(num_particles / config.batch_size)
-        """Steps in which every particle is drawn once."""
+        """Steps in which every particle is sampled once."""
         self.num_rounds = math.ceil(config.num_steps / self.steps_per_round)
         # where there are few rounds a pool saves little and narrows the choice: panoramas suffered from it
         self.pool = config.noise_pool if 2 * config.noise_pool <= self.num_rounds else 0
@@ -89,16 +89,16 @@ class Draws:
 
 
 def particles_of_step(config: EditConfig, num_particles: int, step: int) -> list[int]:
-    """The particles of a step: all of them, or a batch drawn without replacement until all were seen.
+    """The particles of a step: all of them, or a batch sampled without replacement until all were used.
 
-    The batches of one round differ in size by one at most, so that no particle is left by itself.
+    The batches of one round differ in size by one at most, so that no batch is a single particle.
     """
     batches = math.ceil(num_particles / config.batch_size)
     if batches == 1:
         return list(range(num_particles))
     order = torch.randperm(num_particles, generator=step_generator(config.seed, step // batches, 0, 0))
     k, (size, larger) = step % batches, divmod(num_particles, batches)
-    start = k * size + min(k, larger)  # as tensor_split, without thousands of parts that nobody looks at
+    start = k * size + min(k, larger)  # as tensor_split, without making thousands of parts
     return order[start : start + size + (k < larger)].tolist()
 
 
@@ -107,7 +107,7 @@ def particle_noise(
 ) -> Tensor:
     """Noise of a pair for some particles, shape and device of like (B, C, h, w), of variance 1.
 
-    Drawn on the CPU per (seed, pair, particle), so that neither the device nor the other particles matter.
+    Sampled on the CPU per (seed, pair, particle), so that neither device nor other particles matter.
 
     shared: share of the variance, below 1, that all particles have in common; with config.shared_noise, all.
     """

@@ -37,7 +37,7 @@ wait: reading and encoding the input, a preview, a checkpoint."""
 TIMEOUT_SECONDS = 1800.0
 """Where that is not set. A rank that died is noticed at once; this is for one that hangs."""
 PARTING_SECONDS = 10.0
-"""How long a rank that failed waits to hear that the others failed as well."""
+"""How long a rank that failed waits for the message that the others failed as well."""
 
 
 class LostRankError(UserError):
@@ -166,7 +166,7 @@ class Ranks:
         return torch.cat([part[:count] for part, count in zip(whole.split(size), counts, strict=True)])
 
     def any(self, wish: bool) -> bool:
-        """Whether any rank says True."""
+        """Whether the wish of any rank is True."""
         return wish if self.is_alone else self._reduce(int(wish), dist.ReduceOp.MAX) > 0
 
     def total(self, count: int) -> int:
@@ -230,13 +230,13 @@ class Ranks:
             value = function()
         except Exception as caught:  # whatever it is, the others must not wait for this rank
             error = caught
-        told: list[Any] = [None] * self.world_size
+        errors: list[Any] = [None] * self.world_size
         with self._answering():
-            dist.all_gather_object(told, _to_send(error), group=self._control)
-        first = next((r for r, one in enumerate(told) if one is not None), None)
+            dist.all_gather_object(errors, _to_send(error), group=self._control)
+        first = next((r for r, one in enumerate(errors) if one is not None), None)
         if first is None:
             return value
-        raise error if error is not None and first == self.rank else told[first]
+        raise error if error is not None and first == self.rank else errors[first]
 
     def have_all_failed(self) -> bool:
         """Whether the others come here within a few seconds, as they do when all have met the same error."""
@@ -281,7 +281,7 @@ class Ranks:
             why = (str(error).strip().splitlines() or ["?"])[0]
             raise LostRankError(
                 f"rank {self.rank} of {self.world_size}: another rank has ended, or has not answered for "
-                f"{timeout().total_seconds():g} s ({TIMEOUT}); start all of them anew, edits with --resume "
+                f"{timeout().total_seconds():g} s ({TIMEOUT}); start all of them again, edits with --resume "
                 f"({why})"
             ) from error
 
@@ -300,7 +300,7 @@ def current() -> Ranks:
 
 @contextmanager
 def launched() -> Iterator[Ranks]:
-    """The ranks that torchrun, or whoever sets its environment, started this process as; then `current`.
+    """The ranks that torchrun, or what sets its environment, started this process as; then `current`.
 
     The ranks beside rank 0 print nothing but errors inside the block.
 

@@ -1,7 +1,7 @@
 """One step of the method: noisy particles in, one gradient per particle out (Eq. 8 and 9).
 
-The edit loop descends a canvas along these gradients; whoever renders particles from something else passes
-them to `backward`.
+The edit loop descends a canvas along these gradients. Particles that are rendered from something else, a
+scene for example, pass them to `backward`.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,6 +46,7 @@ class Step:
         ranks: Ranks = ALONE,
     ) -> None:
         self._denoiser, self._config, self._source = denoiser, config, source
+        denoiser.warn_of(prompts)
         branches = edit_branches(denoiser, config, prompts, num_particles)
         self._predictor = Predictor(denoiser, branches, config, num_particles, ranks)
         self.draws = Draws(config, num_particles)

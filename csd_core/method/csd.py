@@ -5,13 +5,13 @@
     eps(x_t)   guided noise prediction for each of them
     w          w(t), weight of the timestep
     k_ji       k(x_t^(j), x_t^(i)), the kernel on noisy particles (svgd.py)
-    E_j        what particle j wants: prediction minus baseline
+    E_j        the score of particle j: prediction minus baseline
                  Eq. 8:  eps(x_t^(j)) - noise
                  Eq. 9:  eps(x_t^(j); image, text) - eps(source x~_t^(j); image)
 
     g_i  =  w / N  sum_j (  k_ji E_j  -  grad_{x_j} k_ji  )           update:  x_i <- x_i - lr * g_i
 
-Signs. The paper prints "+ grad k" beside a descent update. Followed to the letter this draws particles
+Signs. The paper prints "+ grad k" beside a descent update. Followed to the letter this pulls particles
 together; SVGD, and the text around the equations, ask for repulsion, hence the minus.
 Index. The paper prints E^(i) in the sum of Eq. 9. It is E^(j), as in Eq. 8: mixing is the point of the sum.
 N = 1. k = 1 and grad k = 0 leave w * E, which is SDS (Eq. 5), to the last bit.
@@ -40,7 +40,7 @@ def csd_gradient(
         noise_pred: (N, ...), guided noise predictions at x_t.
         noise: (N, ...), the noise that made x_t.
         weight: w(t), a number or a tensor ().
-        kernel: how particles listen to each other. None: not at all ("without SVGD"), SDS on each by itself.
+        kernel: how particles exchange gradients. None: not at all ("without SVGD"), SDS on each of them.
         squared_distances: (N, N), instead of squared l2; see svgd.kernel_and_gradient.
 
     Returns:

@@ -20,12 +20,13 @@ MIN_BANDWIDTH = 1e-6
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """How particles listen to each other."""
+    """How particles exchange gradients."""
 
     bandwidth: float | None = None
-    """Bandwidth h. None: the median of the squared distances over log(N + 1), anew in every step."""
+    """Bandwidth h. None: the median of the squared distances over log(N + 1), computed in every step."""
     bandwidth_factor: float = 1.0
-    """Multiplies the median bandwidth (not a fixed one). Larger: particles hear each other more."""
+    """Multiplies the median bandwidth (not a fixed one). Larger: gradients are averaged over more
+    particles."""
     repulsion: float = 1.0
     """Weight of the kernel gradient, which keeps particles apart. 0: only the scores are mixed."""
 
@@ -84,7 +85,7 @@ def kernel_and_gradient(
         particles: (N, ...).
         config: bandwidth and the like.
         squared_distances: (N, N), symmetric, to use another distance than l2 (LPIPS, say). For the repulsion
-            it must hang on particles by autograd, and particles must require a gradient.
+            it must depend on particles by autograd, and particles must require a gradient.
 
     Raises:
         ValueError: a repulsion is asked for, but squared_distances does not depend on particles.

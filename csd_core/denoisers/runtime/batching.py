@@ -59,7 +59,7 @@ class Chunks:
         device: whose memory auto looks at. Default: that of the tensors.
         fullest: the most rows of a call to come. Default: those of the first.
         one_size: function is always called with the same number of rows, an even part of the fullest; where
-            there are fewer, the last row is repeated, and what comes of it is dropped.
+            there are fewer, the last row is repeated, and its result is dropped.
 
     Attributes:
         limit: rows at a time at most; None while auto does not know.
@@ -155,7 +155,7 @@ class Chunks:
         """Once, that memory ran out."""
         if self._too_many:
             warnings.warn(
-                f"memory ran out at {self._too_many} at a time: it goes on with {self.limit} "
+                f"memory ran out at {self._too_many} at a time: continuing with {self.limit} "
                 "(chunk_size); the result is the same",
                 stacklevel=3,
             )

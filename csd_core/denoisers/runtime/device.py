@@ -41,7 +41,7 @@ def has_native_bfloat16() -> bool:
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """None -> CUDA where there is one, else the CPU; "cuda" -> the current one by its number.
 
-    A tensor on "cuda" is on "cuda:0", say; devices without a number would never compare equal to it.
+    A tensor on "cuda" is on "cuda:0", for example; "cuda" without a number never equals its device.
 
     Raises:
         UserError: the device is unknown, or CUDA is asked for and absent.

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub, and what to say when they cannot be had."""
+"""Models from the Hugging Face hub, and errors when they cannot be fetched."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Networks in the memory of the host, but for the one at work: for devices that do not hold all of them."""
+"""Networks in the memory of the host, except the one at work: for devices that do not hold all of them."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ import torch
 class Offloaded:
     """Accelerate's hooks on the three networks: each moves to the device when it is called.
 
-    VAE and UNet drive each other out, so that previews and further rounds find room, too. The text encoder
-    runs once per prompt and leaves at once.
+    VAE and UNet replace each other on the device, so that previews and further rounds fit, too. The text
+    encoder runs once per prompt and is moved back at once.
 
     Args:
         text_encoder, vae, unet: the networks; they are moved to the host.

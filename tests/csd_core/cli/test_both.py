@@ -209,7 +209,6 @@ def test_methods_count_their_evaluations(
     assert f"evaluations   {each * 4 * 3}\n" in command.out
 
 
-@pytest.mark.filterwarnings("default")  # mini notes that it was not taught the source prompt
 @pytest.mark.parametrize("method", ["no-svgd", "sds", "dds"])
 def test_methods_run_with_the_editor_that_ships(command: Command, method: str) -> None:
     options = ("--method", method, "--model", "mini", "--source-prompt", "a photo")

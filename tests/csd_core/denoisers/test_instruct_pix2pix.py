@@ -1,4 +1,5 @@
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,8 @@ from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.denoisers.runtime.batching import evaluator
 from csd_core.denoisers.runtime.device import default_dtype
 from csd_core.denoisers.runtime.vae import WRAP, Autoencoder, around_the_ends
+from csd_core.engine.config import EditConfig
+from csd_core.engine.loop import edit_latents
 from csd_core.method.guidance import instruct_pix2pix
 from tests.conftest import DOWNSCALE, NATIVE_SIZE, TEXT_TOKENS
 from tests.models import load
@@ -170,12 +173,14 @@ def test_a_prompt_longer_than_the_encoder_reads_is_reported(tiny_epsilon: Path) 
 
 def test_a_model_with_a_small_language_answers_a_foreign_prompt(copy: Path) -> None:
     (copy / "language.json").write_text('{"red": ["red"]}')
-    model, image = load(copy), torch.zeros(1, 4, 8, 8)
-    given(model, image, "RED")  # understood: warnings are errors
-    given(model, image, "")
+    model = load(copy)
     assert model.presets is presets.MINI
+    source = torch.zeros(1, 4, 8, 8)
+    edit = partial(edit_latents, model, source, source, Conditioning(1, image=source))
+    edit("RED", EditConfig(num_steps=1))  # understood: warnings are errors
+    edit("RED", EditConfig(num_steps=1, baseline="prompt", source_prompt="a cat"))  # no instruction
     with pytest.warns(UserWarning, match="not taught 'a cat'.*it knows: red"):
-        given(model, image, "a cat")
+        edit("a cat", EditConfig(num_steps=1))
 
 
 def test_half_precision_leaves_the_vae_in_float32(tiny_epsilon: Path) -> None:

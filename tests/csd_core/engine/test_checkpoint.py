@@ -91,14 +91,14 @@ def test_another_setting_is_named(
     with pytest.raises(UserError) as raised:
         Checkpoint(path, {**SETTINGS, **changed}).load()
     said = str(raised.value)
-    assert f"begun with {name} {before}, not {now}" in said
+    assert f"started with {name} {before}, not {now}" in said
     assert "--resume" in said
     assert "\n" not in said
 
 
 def test_a_setting_that_is_gone_is_named(path: Path) -> None:
     Checkpoint(path, SETTINGS).save(1, canvas())
-    with pytest.raises(UserError, match="begun with seed 3, not None"):
+    with pytest.raises(UserError, match="started with seed 3, not None"):
         Checkpoint(path, {name: value for name, value in SETTINGS.items() if name != "seed"}).load()
 
 
@@ -126,7 +126,7 @@ def test_a_damaged_one_is_one_line(path: Path, damage: str) -> None:
         save_file({"latents": canvas()}, path, good())
     else:
         save_file({"canvas": canvas()}, path, {**good(), "settings": damage})
-    with pytest.raises(UserError, match=r"resume: .* is damaged \(.*\); delete it to begin anew") as raised:
+    with pytest.raises(UserError, match=r"resume: .* is damaged \(.*\); delete it to start again") as raised:
         Checkpoint(path, SETTINGS).load()
     assert "\n" not in str(raised.value)
 

@@ -96,7 +96,7 @@ def test_the_first_call_is_the_fullest_where_nobody_says() -> None:
 def test_what_does_not_fit_is_halved_and_stays_halved(error: Callable[[], Exception], one_size: bool) -> None:
     spy = Spy(room=5, error=error)
     chunks = Chunks(spy, 16, one_size=one_size)
-    with pytest.warns(UserWarning, match="ran out at 14 at a time: it goes on with 3 .chunk_size") as said:
+    with pytest.warns(UserWarning, match="ran out at 14 at a time: continuing with 3 .chunk_size") as said:
         assert torch.equal(chunks(*rows(42)), expected(42))
     assert len(said) == 1
     assert spy.sizes == [14, 7] + [3] * 14
@@ -111,7 +111,7 @@ def test_rows_before_the_failure_are_not_lost() -> None:
             return super().__call__(x, y)
 
     spy = Filling()
-    with pytest.warns(UserWarning, match="goes on with 4"):
+    with pytest.warns(UserWarning, match="continuing with 4"):
         assert torch.equal(Chunks(spy, 8)(*rows(24)), expected(24))
     assert spy.sizes == [8, 8, 8, 4, 4]
 
@@ -200,7 +200,7 @@ def test_auto_compiles_for_no_size_but_that_of_all_others(monkeypatch: pytest.Mo
 def test_auto_halves_a_probe_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Memory(1000, monkeypatch).spy()
     spy.room = 3
-    with pytest.warns(UserWarning, match="ran out at 4 at a time: it goes on with 2"):
+    with pytest.warns(UserWarning, match="ran out at 4 at a time: continuing with 2"):
         assert torch.equal(Chunks(spy, "auto")(*rows(9)), expected(9))
     assert spy.sizes == [1, 4, 2, 2, 2, 2]
 
