@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import av
-import av.error
 import numpy as np
 import pytest
 from PIL import Image
@@ -178,19 +178,14 @@ def apart(one: Any, other: Any) -> float:
     return float(np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).mean())
 
 
-def refused(path: Path, **settings: Any) -> str:
-    """The one-line message of read_video."""
+def one_line(function: Callable[..., Any], *args: Any, **settings: Any) -> str:
+    """The message of the UserError that a call raises."""
     with pytest.raises(UserError) as error:
-        read_video(path, **settings)
+        function(*args, **settings)
     assert ": expected " in str(error.value)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def not_written(output: Path, video: Video, **settings: Any) -> str:
-    """The one-line message of check_can_write."""
-    with pytest.raises(UserError) as error:
-        check_can_write(output, video, **settings)
-    assert ": expected " in str(error.value)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+refused = partial(one_line, read_video)
+not_written = partial(one_line, check_can_write)
