@@ -194,7 +194,7 @@ _OF_FEATURES = (
 def _features(
     sources: Images, edited: Images, captions: Captions, tools: Tools, near: Tensor
 ) -> list[Measured]:
-    captions.check()
+    captions.checked()
     if tools.clip is None:
         return [measured(key, (), missing="no extractor of features was given") for key in _OF_FEATURES]
     before, after = tools.clip.images(sources), tools.clip.images(edited)

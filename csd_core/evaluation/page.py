@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,11 @@ def write_report(folder: Path, report: Report, sources: Iterable[Tensor], edited
         content=content,
         heading=heading(report),
         rows=[(measure, amount(measure)) for measure in report.measures],
-        sections=[(section, _data_uri("png", section.picture.read_bytes())) for section in report.sections],
+        section=report.section,
+        picture=report.section and _data_uri("png", report.section.picture.read_bytes()),
         shown=_shown(report, sources, edited),
         total=len(report.names),
-        plots=[(m, _plot(m, _places(report, m))) for m in report.measures if m.over != "whole" and m.n > 1],
+        plots=[(m, _plot(report, m)) for m in report.measures if m.over != "whole" and m.n > 1],
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
 
@@ -66,11 +67,13 @@ def _shown(report: Report, sources: Iterable[Tensor], edited: Iterable[Tensor]) 
 
 def _at(report: Report, measure: Measured, item: int) -> list[str]:
     """The value of an item, or of the pair that it starts; empty if it has none."""
-    if measure.over == "whole":
-        return []
-    places = range(len(report.names)) if measure.over == "item" else [first for first, _ in report.pairs]
-    found = dict(zip(places, measure.values, strict=False)).get(item, math.nan)
-    return [] if math.isnan(found) else [f"{found:.4g}"]
+    found = dict(zip(_places(report, measure), measure.values, strict=False)).get(item, math.nan)
+    return [] if math.isnan(found) or measure.over == "whole" else [f"{found:.4g}"]
+
+
+def _places(report: Report, measure: Measured) -> list[int]:
+    """The number of the item of each value, or of the first of its pair."""
+    return list(range(len(report.names))) if measure.over == "item" else [a for a, _ in report.pairs]
 
 
 def _jpeg(image: Tensor) -> str:
@@ -88,15 +91,8 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _places(report: Report, measure: Measured) -> Sequence[float]:
-    """The x coordinate of each value: of its item, or between the two of a pair."""
-    if measure.over == "item":
-        return list(report.positions)
-    return [report.positions[first] + 0.5 for first, _ in report.pairs]
-
-
-def _plot(measure: Measured, places: Sequence[float]) -> str:
-    """The values in order and their mean, an SVG as a data URI."""
+def _plot(report: Report, measure: Measured) -> str:
+    """The values in order and their mean, an SVG as a data URI; those of pairs between their two items."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -106,6 +102,8 @@ def _plot(measure: Measured, places: Sequence[float]) -> str:
         figure = Figure(figsize=(5, 1.8), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
+        shift = 0.5 if measure.over == "pair" else 0
+        places = [report.positions[k] + shift for k in _places(report, measure)]
         axes.plot(places, measure.values, "o-", markersize=3, linewidth=1, color="#2a6f97")
         axes.axhline(measure.mean, linestyle="--", linewidth=0.8, color="#888888")
         axes.set_xlabel("item" if measure.over == "item" else "between items")

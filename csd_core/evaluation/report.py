@@ -47,10 +47,9 @@ class Report:
         positions: of the items; neighbours are those that are 1 apart.
         measures: the results.
         broken: an error message for each file that could not be read.
-        notes: what a user should know.
-        settings: what else the numbers depend on, as JSON values.
         seconds: that the evaluation took.
-        sections: further tables of the HTML page.
+        settings: what else the numbers depend on, as JSON values.
+        section: a further table of the HTML page.
     """
 
     command: str
@@ -62,10 +61,9 @@ class Report:
     positions: Sequence[int]
     measures: Sequence[Measured]
     broken: Sequence[str] = ()
-    notes: Sequence[str] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
-    sections: Sequence[Section] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    section: Section | None = None
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -89,7 +87,7 @@ class Report:
             "measures": [_as_json(measure) for measure in self.measures],
             "broken": list(self.broken),
             "missing": self.tools.missing,
-            "notes": list(self.notes),
+            "notes": self.tools.caption_notes(self.captions),
             "seconds": round(self.seconds, 2),
             "machine": describe_machine(),
             "versions": versions(*PACKAGES),

@@ -22,13 +22,14 @@ class Captions:
     source: str
     target: str
 
-    def check(self) -> None:
-        """Raise a UserError unless there are two, and they differ."""
+    def checked(self) -> "Captions":
+        """These; a UserError unless there are two, and they differ."""
         for name, caption in (("source", self.source), ("target", self.target)):
             expected = f'a caption of the {name}, such as "a photo of a bear"'
             expect(bool(caption.strip()), f"--{name}-caption", expected, "nothing")
         got = f"{self.source!r} for both; describe the intended edit"
         expect(self.source.strip() != self.target.strip(), "captions", "two that differ", got)
+        return self
 
 
 @dataclass

@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def finish(config: DemoConfig, run: Path, train_seconds: float, console: Console
     picture = config.output / "before_after.png"
     before_after(views, picture)
     cost = measure_cost(run, train_seconds)
-    content = {**figures.as_dict(), "run": str(run), "cost": cost, "cores": os.cpu_count()}
+    content = {**asdict(figures), "run": str(run), "cost": cost, "cores": os.cpu_count()}
     (config.output / "figures.json").write_text(json.dumps(content, indent=1))
     print_figures(figures, console)
     console.print(cost_table(cost))

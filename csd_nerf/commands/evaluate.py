@@ -19,7 +19,6 @@ from csd_core.errors import expect
 from csd_core.evaluation import (
     Borders,
     Captions,
-    Measured,
     PanoramaPair,
     Reiterable,
     Tools,
@@ -41,9 +40,7 @@ from csd_core.io.files import content_hash, folder_written_beside
 from csd_nerf.nerfstudio_compat.quiet import silence_others
 
 if TYPE_CHECKING:
-    from nerfstudio.cameras.cameras import Cameras
-
-    from csd_nerf.runs.held_out import EditFigures, HeldOut
+    from csd_nerf.runs.held_out import HeldOut
     from csd_nerf.runs.novel_views import Scene, Views
 
 
@@ -58,9 +55,7 @@ class CaptionOptions:
 
     def checked(self) -> Captions:
         """Both; a UserError unless they are given and differ."""
-        captions = Captions(self.source_caption, self.target_caption)
-        captions.check()
-        return captions
+        return Captions(self.source_caption, self.target_caption).checked()
 
 
 @dataclass(kw_only=True)
@@ -121,29 +116,38 @@ class EvaluateOptions:
     captions: CaptionOptions = field(default_factory=CaptionOptions)
     networks: NetworkOptions = field(default_factory=NetworkOptions)
 
-    def check(self, *inputs: Path) -> None:
-        """Raise a UserError for what can be seen without reading anything large.
+    def check(self, *inputs: Path | None) -> list[Path]:
+        """The inputs that were given; a UserError for what can be seen without reading anything large.
 
         inputs: files and folders that are read; the output may hold none of them.
         """
-        given = self.networks
-        for name in ("batch_size", "max_pixels"):
-            expect(getattr(given, name) >= 1, name, "at least 1", getattr(given, name))
+        named, given = [path for path in inputs if path], self.networks
         weights = [p for p in (given.clip_weights, given.lpips_weights, given.inception_weights) if p]
         for path in weights:
             expect(path.is_file(), str(path), "a file of weights", "none; check the path")
-        check_report_folder(self.output, *inputs, *weights)
+        check_report_folder(self.output, *named, *weights)
+        return named
 
     @property
     def verbose(self) -> bool:
         """See NetworkOptions."""
         return self.networks.verbose
 
-    def as_json(self) -> dict[str, Any]:
-        """All options by name as JSON values."""
+    def report(
+        self,
+        kind: str,
+        read: Sequence[Path],
+        captions: Captions,
+        tools: Tools,
+        *content: Any,
+        **settings: Any,
+    ) -> Report:
+        """A report of these options and of the files that were read; `content` from Report.names on."""
         values = asdict(self)
         values |= values.pop("captions") | values.pop("networks")
-        return json.loads(json.dumps(values, default=str))
+        values = json.loads(json.dumps(values, default=str))
+        hashes = {str(path): content_hash(path) for path in read}
+        return Report(f"csd-evaluate {kind}", values, captions, tools, hashes, *content, settings=settings)
 
 
 @dataclass(kw_only=True)
@@ -201,9 +205,7 @@ class SceneEvaluation(EvaluateOptions):
 
 def evaluate_panorama(options: PanoramaEvaluation) -> None:
     """Measure edits of panoramas."""
-    begun = time.perf_counter()
-    named = [path for path in (options.source, options.edited, options.mask) if path]
-    options.check(*named)
+    begun, read = time.perf_counter(), options.check(options.source, options.edited, options.mask)
     captions, limit = options.captions.checked(), options.networks.max_pixels
     seams.check(options.window, options.stride)
     files, broken = read_panorama_files(options.source, options.edited, options.mask, max_pixels=limit)
@@ -212,20 +214,14 @@ def evaluate_panorama(options: PanoramaEvaluation) -> None:
     pairs: Reiterable[PanoramaPair] = Reiterable(
         lambda: (read_pair(file, lines, limit) for file, lines in zip(files, borders, strict=True))
     )
-    report = Report(
-        "csd-evaluate panorama",
-        options.as_json(),
-        captions,
-        tools,
-        {str(path): content_hash(path) for path in named},
-        [name for file in files for name in part_names(file)],
+    names = [name for file in files for name in part_names(file)]
+    positions, measures = (
         part_positions(file.size for file in files),
         measure_panoramas(pairs, captions, tools),
-        broken,
-        tools.caption_notes(captions),
-        {"windows": [lines and lines._asdict() for lines in borders]},
-        time.perf_counter() - begun,
     )
+    windows = [lines and lines._asdict() for lines in borders]
+    content = (names, positions, measures, broken, time.perf_counter() - begun)
+    report = options.report("panorama", read, captions, tools, *content, windows=windows)
     with folder_written_beside(options.output) as folder:
         sources = (part for pair in pairs for part in cut(pair.source))
         write_report(folder, report, sources, (part for pair in pairs for part in cut(pair.edited)))
@@ -249,34 +245,20 @@ def part_names(file: PanoramaFiles) -> list[str]:
 
 def evaluate_video(options: VideoEvaluation) -> None:
     """Measure an edit of a video."""
-    begun = time.perf_counter()
-    named = [path for path in (options.source, options.edited, options.mask) if path]
-    options.check(*named)
-    captions = options.captions.checked()
-    expect(options.max_frames >= 1, "max_frames", "at least 1", options.max_frames)
+    begun, read = time.perf_counter(), options.check(options.source, options.edited, options.mask)
+    captions, limit = options.captions.checked(), options.networks.max_pixels
+    frames, most = selection(options.frames), options.max_frames
     pairs = read_frame_pairs(
-        options.source,
-        options.edited,
-        selection=selection(options.frames),
-        max_frames=options.max_frames,
-        max_pixels=options.networks.max_pixels,
+        options.source, options.edited, selection=frames, max_frames=most, max_pixels=limit
     )
-    mask = pairs.masks(options.mask, options.networks.max_pixels) if options.mask else None
+    mask = pairs.masks(options.mask, limit) if options.mask else None
     tools = options.networks.load()
-    report = Report(
-        "csd-evaluate video",
-        options.as_json(),
-        captions,
-        tools,
-        {str(path): content_hash(path) for path in named},
-        pairs.names,
-        pairs.positions,
-        measure_video(pairs.sources, pairs.edited, captions, tools, mask=mask, positions=pairs.positions),
-        pairs.broken,
-        tools.caption_notes(captions),
-        {"frames": [pairs.selected.indices[k] for k in pairs.positions]},
-        time.perf_counter() - begun,
+    measures = measure_video(
+        pairs.sources, pairs.edited, captions, tools, mask=mask, positions=pairs.positions
     )
+    indices = [pairs.selected.indices[k] for k in pairs.positions]
+    content = (pairs.names, pairs.positions, measures, pairs.broken, time.perf_counter() - begun)
+    report = options.report("video", read, captions, tools, *content, frames=indices)
     with folder_written_beside(options.output) as folder:
         write_report(folder, report, pairs.sources, pairs.edited)
     print_results(report, options.output)
@@ -286,46 +268,46 @@ def evaluate_scene(options: SceneEvaluation) -> None:
     """Measure an edit of a scene, on renders from novel views and on its held-out photos."""
     silence_others()
     from csd_core.experiments.inputs import write_frames
-    from csd_nerf.runs.held_out import before_after, measure_edit, print_figures
+    from csd_nerf.runs.held_out import COLUMNS, before_after, measure_edit, print_figures
     from csd_nerf.runs.novel_views import find_run, latest_checkpoint, open_scene
 
     begun = time.perf_counter()
-    options.check(*(path for path in (options.edited, options.source, options.path) if path))
+    options.check(options.edited, options.source, options.path)
     expect(options.num_views >= 1, "num-views", "at least 1", options.num_views)
     expect(options.width is None or options.width >= 16, "width", "at least 16 pixels", options.width)
     run = find_run(options.edited)
     source = scene_before(run, options.source)
     read = [latest_checkpoint(run), source if source.suffix == ".ckpt" else latest_checkpoint(source)]
+    read += [options.path] if options.path else []
     scene = open_scene(run)
     prompt = options.prompt or getattr(scene.config.pipeline.datamanager, "prompt", "")
     captions = scene_captions(options, prompt)
     tools = options.networks.load()
     before, after, views = render_both(options, scene, source)
     figures = measure_edit(views, prompt) if views else None
-    measures = measure_views(before.frames, after.frames, captions, tools)
-    report = Report(
-        "csd-evaluate scene",
-        options.as_json(),
-        captions,
-        tools,
-        {str(path): content_hash(path) for path in (*read, *([options.path] if options.path else []))},
-        [f"view {k + 1}" for k in range(len(before.frames))],
-        range(len(before.frames)),
-        # a scene has no mask
-        [m for m in measures if m.key != "psnr_outside_mask"] + depth_errors(before, after),
-        notes=tools.caption_notes(captions),
-        settings={
-            "cameras": before.cameras.camera_to_world.tolist(),
-            "held_out": figures.as_dict() if figures else None,
-        },
-        seconds=time.perf_counter() - begun,
+    # a scene has no mask
+    measures = [
+        one
+        for one in measure_views(before.frames, after.frames, captions, tools)
+        if one.key != "psnr_outside_mask"
+    ]
+    for key, renders in (("depth_error", after), ("source_depth_error", before)):
+        errors = reprojection_error(renders.frames, before.depths, before.cameras)
+        measures.append(measured(key, errors.tolist()))
+    count = len(before.frames)
+    names = [f"view {k + 1}" for k in range(count)]
+    report = options.report(
+        *("scene", read, captions, tools, names, range(count), measures, (), time.perf_counter() - begun),
+        cameras=before.cameras.camera_to_world.tolist(),
+        held_out=asdict(figures) if figures else None,
     )
     with folder_written_beside(options.output) as folder:
         for name, renders in (("source", before), ("edited", after)):
             write_frames(folder / "frames" / name, renders.frames)
         if figures:
-            before_after(views, folder / BEFORE_AFTER)
-            report.sections = [held_out_section(figures, folder / BEFORE_AFTER)]
+            picture, title = folder / BEFORE_AFTER, f"Held-out photos: {figures.title}"
+            before_after(views, picture)
+            report.section = Section(title, COLUMNS, figures.rows(), figures.note, picture)
         write_report(folder, report, before.frames, after.frames)
     if figures:
         print_figures(figures, Console())
@@ -373,14 +355,24 @@ def render_both(
         UserError: they are runs of different captures.
     """
     from csd_nerf.runs.held_out import HeldOut, photos_of, renders_of
-    from csd_nerf.runs.novel_views import load_weights, open_scene, render_views
+    from csd_nerf.runs.novel_views import (
+        cameras_from_file,
+        load_weights,
+        novel_cameras,
+        open_scene,
+        render_views,
+    )
 
     pipeline = scene.pipeline
     other = pipeline if source.suffix == ".ckpt" else open_scene(source).pipeline
     here, there = (cast(Any, p.datamanager).train_dataset.cameras.camera_to_worlds for p in (pipeline, other))
     same = here.shape == there.shape and torch.allclose(here, there, atol=1e-4)
     expect(same, str(source), f"a run of the capture of {options.edited}, with its cameras", "another one")
-    cameras, photos = novel_views(options, scene), photos_of(pipeline)
+    if options.path:
+        cameras = cameras_from_file(options.path, options.width)
+    else:
+        cameras = novel_cameras(scene, options.num_views, options.width)
+    photos = photos_of(pipeline)
     after, edited = render_views(pipeline, cameras), renders_of(pipeline, "edited")
     if other is pipeline:
         load_weights(pipeline, source)
@@ -388,35 +380,11 @@ def render_both(
     return before, after, [HeldOut(*images) for images in zip(photos, base, edited, strict=True)]
 
 
-def depth_errors(before: "Views", after: "Views") -> list[Measured]:
-    """Difference of neighbouring views at the same points, by the depth of the scene before the edit."""
-    return [
-        measured(key, reprojection_error(frames, before.depths, before.cameras).tolist())
-        for key, frames in (("depth_error", after.frames), ("source_depth_error", before.frames))
-    ]
-
-
-def novel_views(options: SceneEvaluation, scene: "Scene") -> "Cameras":
-    """The cameras of the options."""
-    from csd_nerf.runs.novel_views import cameras_from_file, novel_cameras
-
-    if options.path:
-        return cameras_from_file(options.path, options.width)
-    return novel_cameras(scene, options.num_views, options.width)
-
-
-def held_out_section(figures: "EditFigures", picture: Path) -> Section:
-    """The figures of held-out views as a table of the report."""
-    from csd_nerf.runs.held_out import COLUMNS
-
-    return Section(f"Held-out photos: {figures.title}", COLUMNS, figures.rows(), figures.note, picture)
-
-
 def print_results(report: Report, output: Path) -> None:
     """Print the table; on stderr the networks and files that are missing, and notes."""
     print_report(report)
     print(f"{output / 'report.html'}")
-    for line in (*report.tools.missing, *report.notes):
+    for line in (*report.tools.missing, *report.tools.caption_notes(report.captions)):
         print(f"note: {line}", file=sys.stderr)
     if report.broken:
         print(f"could not be read ({len(report.broken)}), the rest was measured:", file=sys.stderr)

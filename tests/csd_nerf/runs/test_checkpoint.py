@@ -63,6 +63,15 @@ def test_read_gives_back_what_was_written(tmp_path: Path) -> None:
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["nerfstudio_models"]
 
 
+def test_the_appearance_of_renders_of_an_older_run_is_read(tmp_path: Path) -> None:
+    name, own, shown = "_model.field.embedding_appearance.", torch.rand(3, 4), torch.rand(4)
+    old = {f"{name}shown": shown, f"{name}edited": torch.tensor([False, True, False])}
+    torch.save({"pipeline": {f"{name}embedding.weight": own, **old}, "step": 0}, tmp_path / "a.ckpt")
+    weights = read_checkpoint(tmp_path / "a.ckpt")["pipeline"]
+    assert weights.keys() == {f"{name}embedding.weight"}
+    assert torch.equal(weights[f"{name}embedding.weight"], shown.expand(3, 4))
+
+
 def test_a_write_that_breaks_off_leaves_the_older_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,15 +87,13 @@ def test_a_prompt_without_ground_truth_has_no_gain_and_a_note():
     assert "No ground truth" in printed
 
 
-def test_the_table_has_figures_and_aims():
+def test_the_table_has_a_row_for_the_whole_and_the_affected_pixels():
     target = apply_edit("red to blue", photo(0))
     figures = measure_edit([HeldOut(photo(0), off_by(target, 0.1), off_by(target, 0.01))], RED_TO_BLUE)
     console = Console(record=True, width=100)
     print_figures(figures, console)
     rows = [line for line in console.export_text().splitlines() if "true edit" in line]
     assert [("20.00" in row, "40.00" in row, "+20.00" in row) for row in rows] == [(True, True, True)] * 2
-    assert [">= +1" in row for row in rows] == [False, True]
-    assert figures.as_dict()["affected"]["gain"] == pytest.approx(20, abs=1e-2)
 
 
 def test_a_local_edit_without_affected_pixels_has_a_note():
