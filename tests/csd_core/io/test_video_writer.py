@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import av
-import av.error
 import numpy as np
 import pytest
 from PIL import Image
 
 from csd_core.errors import UserError
-from csd_core.io.video_writer import VideoWriter, check_can_write
+from csd_core.io.video_writer import VideoWriter
 from csd_core.io.videos import read_video
 from tests.csd_core.io.clips import (
     MILLI,
@@ -90,20 +89,13 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     assert "the input" in not_written(tmp_path / "in", read_video(tmp_path / "in" / "1.png"))
 
 
-def test_the_input_is_not_overwritten(tmp_path: Path) -> None:
-    video = read_video(clip(tmp_path / "a.mp4", pictures(2)))
-    assert "the input itself" in not_written(tmp_path / "a.mp4", video)
-    (tmp_path / "b.mp4").mkdir()
-    assert "got a folder" in not_written(tmp_path / "b.mp4", video)
-
-
 def test_outputs_that_cannot_be(tmp_path: Path) -> None:
     video = read_video(clip(tmp_path / "a.mp4", pictures(2)))
-    said = not_written(tmp_path / "b.wmv", video)
-    assert "one of .mp4 .mov .mkv .webm .gif .webp, or no suffix, got .wmv" in said
+    assert "the input itself" in not_written(tmp_path / "a.mp4", video)
+    expected = "one of .mp4 .mov .mkv .webm .gif .webp, or no suffix, got .wmv"
+    assert expected in not_written(tmp_path / "b.wmv", video)
     for name in ("nope", "aac"):
-        said = not_written(tmp_path / "b.mp4", video, codec=name)
-        assert said.startswith("--codec: expected a video encoder")
+        assert "--codec: expected a video encoder" in not_written(tmp_path / "b.mp4", video, codec=name)
     for output, codec in (("b.webm", "libx264"), ("b.mp4", "prores_ks"), ("b.webm", "ffv1")):
         assert "choose another with --codec" in not_written(tmp_path / output, video, codec=codec)
     assert "sides of at least 64" in not_written(tmp_path / "b.mp4", video, codec="libx265")
@@ -180,23 +172,18 @@ def test_a_gif_that_is_too_fast(tmp_path: Path) -> None:
     assert stamps(tmp_path / "b.gif") == [Fraction(k, 50) for k in range(12)]
 
 
-def test_metadata(tmp_path: Path) -> None:
-    source = clip(tmp_path / "a.mp4", metadata={"title": "A täle", "comment": "none"})
-    for name in ("b.mp4", "b.mkv", "b.webm"):
-        copy(read_video(source), tmp_path / name)
-        with av.open(tmp_path / name) as container:
-            tags = {key.lower(): value for key, value in container.metadata.items()}
-        assert (tags["title"], tags["comment"]) == ("A täle", "none")
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_pixels_that_are_not_square(tmp_path: Path, suffix: str) -> None:
-    video = read_video(clip(tmp_path / "a.mp4", aspect=Fraction(4, 3)))
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+def test_metadata_and_the_shape_of_pixels(tmp_path: Path, suffix: str) -> None:
+    tags, output = {"title": "A täle", "comment": "none"}, tmp_path / f"b{suffix}"
+    video = read_video(clip(tmp_path / "a.mp4", aspect=Fraction(4, 3), metadata=tags))
     assert video.aspect == Fraction(4, 3)
-    assert copy(video, tmp_path / f"b{suffix}") == []
-    with av.open(tmp_path / f"b{suffix}") as container:
-        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
-    assert "does not keep that pixels are not square" in check_can_write(tmp_path / "c.webm", video)[0]
+    notes = copy(video, output)
+    with av.open(output) as container:
+        assert {key.lower(): value for key, value in container.metadata.items()}.items() >= tags.items()
+        if suffix == ".webm":
+            assert "does not keep that pixels are not square" in notes[0]
+        else:
+            assert (notes, container.streams.video[0].sample_aspect_ratio) == ([], Fraction(4, 3))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
@@ -205,7 +192,6 @@ def test_the_index_comes_first(tmp_path: Path, suffix: str) -> None:
     copy(video, output)
     data = output.read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
-    assert apart(decoded(output), list(video.frames())) < 4
 
 
 @contextmanager
@@ -232,12 +218,12 @@ def test_a_full_disk(tmp_path: Path, suffix: str, room: int) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == [output.name, "in"]
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
-def test_the_same_frames_become_the_same_bytes(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "codec", "sound"), [(".mp4", "libx264", "aac"), (".webm", "libvpx-vp9", "libopus")]
+)
+def test_the_same_frames_become_the_same_bytes(tmp_path: Path, suffix: str, codec: str, sound: str) -> None:
     """So an edit that was resumed gives the same file."""
-    sound = ["aac"] if suffix == ".mp4" else ["libopus"]
-    codec = "libx264" if suffix == ".mp4" else "libvpx-vp9"
-    video = read_video(clip(tmp_path / f"a{suffix}", pictures(30, 96, 160), codec=codec, sound=sound))
+    video = read_video(clip(tmp_path / f"a{suffix}", pictures(30, 96, 160), codec=codec, sound=[sound]))
     written = set()
     for k in range(6):
         copy(video, tmp_path / f"{k}{suffix}")
