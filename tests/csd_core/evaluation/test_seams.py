@@ -39,14 +39,9 @@ def test_the_manifest_of_an_edit_has_its_windows(tmp_path: Path):
     assert seams.borders_of(wide, (512, 1024)) == Borders((), (128, 256, 384, 512, 640, 768, 896))
 
 
-@pytest.mark.parametrize(
-    "options", [{"wrap": True}, {"method": "ip2p-resize"}, {"model": "someone/else"}, {"model": "/no/folder"}]
-)
-def test_unknown_windows_are_not_guessed(tmp_path: Path, options: dict[str, Any]):
-    assert seams.borders_of(edit_with(tmp_path, **options), (128, 384)) is None
-
-
-def test_other_files_are_no_manifests(tmp_path: Path):
+def test_unknown_windows_are_not_guessed(tmp_path: Path):
+    for options in ({"wrap": True}, {"method": "ip2p-resize"}, {"model": "someone/else"}, {"model": "/no"}):
+        assert seams.borders_of(edit_with(tmp_path, **options), (128, 384)) is None
     edited = edit_with(tmp_path)
     assert seams.borders_of(edited, (100, 384)) is None  # it was enlarged
     assert seams.borders_of(edited.with_name("other.png"), (128, 384)) is None

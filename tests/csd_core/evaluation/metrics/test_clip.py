@@ -26,8 +26,17 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def lengths(seed: int = 9) -> Tensor:
-    return 10 ** noise(N, 1, seed=seed)
+SOURCE, EDITED, OLD, NEW = FOUR = [noise(N, D, seed=k) for k in range(4)]
+
+
+def all_measures(source: Tensor, edited: Tensor, old: Tensor, new: Tensor) -> list[Tensor]:
+    return [
+        image_similarity(source, edited),
+        text_similarity(source, new),
+        directional_similarity(source, edited, old, new),
+        consistency(source),
+        direction_consistency(source, edited),
+    ]
 
 
 def at(*degrees: float) -> Tensor:
@@ -40,42 +49,27 @@ def cos(degrees: float) -> float:
     return math.cos(math.radians(degrees))
 
 
-SOURCE, EDITED, OLD, NEW = (noise(N, D, seed=k) for k in range(4))
+def directions(start: Tensor, end: Tensor) -> Tensor:
+    units = [
+        x.double().numpy() / np.linalg.norm(x.double().numpy(), axis=1, keepdims=True) for x in (start, end)
+    ]
+    return torch.from_numpy(units[1] - units[0])
 
 
-def by_hand(a: np.ndarray, b: np.ndarray) -> float:
-    total, aa, bb = 0.0, 0.0, 0.0
-    for x, y in zip(a.tolist(), b.tolist(), strict=True):
-        total, aa, bb = total + x * y, aa + x * x, bb + y * y
-    return total / (aa**0.5 * bb**0.5)
-
-
-def directions_by_hand(start: Tensor, end: Tensor) -> list[np.ndarray]:
-    pairs = zip(start.double().numpy(), end.double().numpy(), strict=True)
-    return [b / np.sqrt(np.sum(b**2)) - a / np.sqrt(np.sum(a**2)) for a, b in pairs]
-
-
-def test_similarities_agree_with_numpy_and_torchmetrics():
-    expected = [by_hand(a, b) for a, b in zip(SOURCE.numpy(), EDITED.numpy(), strict=True)]
-    assert image_similarity(SOURCE, EDITED).tolist() == pytest.approx(expected, abs=1e-6)
-    table = pairwise_cosine_similarity(SOURCE.double(), NEW.double())
+def test_measures_agree_with_torchmetrics():
+    cosine = pairwise_cosine_similarity
+    torch.testing.assert_close(image_similarity(SOURCE, EDITED), cosine(SOURCE, EDITED).diagonal().double())
+    table = cosine(SOURCE.double(), NEW.double())
     torch.testing.assert_close(text_similarity(SOURCE, NEW), table.diagonal())
     torch.testing.assert_close(text_similarity(SOURCE, NEW[0]), table[:, 0])
-    frames = pairwise_cosine_similarity(SOURCE.double(), zero_diagonal=False)
+    frames = cosine(SOURCE.double(), zero_diagonal=False)
     torch.testing.assert_close(consistency(SOURCE), frames.diagonal(offset=1))
-
-
-def test_directions_agree_with_numpy():
-    pictures, texts = directions_by_hand(SOURCE, EDITED), directions_by_hand(OLD, NEW)
-    expected = [by_hand(a, b) for a, b in zip(pictures, texts, strict=True)]
-    assert directional_similarity(SOURCE, EDITED, OLD, NEW).tolist() == pytest.approx(expected, abs=1e-9)
-    expected = [by_hand(pictures[k], pictures[k + 1]) for k in range(N - 1)]
-    assert direction_consistency(SOURCE, EDITED).tolist() == pytest.approx(expected, abs=1e-9)
-
-
-def test_one_caption_counts_for_every_picture():
-    each = directional_similarity(SOURCE, EDITED, OLD[:1].repeat(N, 1), NEW[:1].repeat(N, 1))
-    assert torch.equal(directional_similarity(SOURCE, EDITED, OLD[0], NEW[0]), each)
+    changes, texts = directions(SOURCE, EDITED), directions(OLD, NEW)
+    table = cosine(changes, texts)
+    torch.testing.assert_close(directional_similarity(*FOUR), table.diagonal())
+    torch.testing.assert_close(directional_similarity(SOURCE, EDITED, OLD[0], NEW[0]), table[:, 0])
+    expected = cosine(changes, zero_diagonal=False).diagonal(offset=1)
+    torch.testing.assert_close(direction_consistency(SOURCE, EDITED), expected)
 
 
 def test_angles_on_the_plane():
@@ -98,28 +92,17 @@ def test_values_are_float64_cosines():
 
 
 def test_the_lengths_of_features_do_not_count():
-    a, b, c, d = (x * lengths(seed) for seed, x in enumerate((SOURCE, EDITED, OLD, NEW), start=9))
-    close = {"rtol": 0, "atol": 1e-6}
-    torch.testing.assert_close(image_similarity(a, b), image_similarity(SOURCE, EDITED), **close)
-    torch.testing.assert_close(text_similarity(a, d), text_similarity(SOURCE, NEW), **close)
-    expected = directional_similarity(SOURCE, EDITED, OLD, NEW)
-    torch.testing.assert_close(directional_similarity(a, b, c, d), expected, **close)
-    torch.testing.assert_close(consistency(a), consistency(SOURCE), **close)
-    torch.testing.assert_close(direction_consistency(a, b), direction_consistency(SOURCE, EDITED), **close)
+    longer = [x * 10 ** noise(N, 1, seed=seed) for seed, x in enumerate(FOUR, start=9)]
+    torch.testing.assert_close(all_measures(*longer), all_measures(*FOUR), rtol=0, atol=1e-6)
 
 
 def test_items_go_with_their_rows_and_sequences_run_either_way():
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    a, b, c, d = (x[order] for x in (SOURCE, EDITED, OLD, NEW))
-    assert torch.equal(image_similarity(a, b), image_similarity(SOURCE, EDITED)[order])
-    assert torch.equal(image_similarity(b, a), image_similarity(a, b))
-    expected = directional_similarity(SOURCE, EDITED, OLD, NEW)[order]
-    assert torch.equal(directional_similarity(a, b, c, d), expected)
-    assert torch.equal(consistency(SOURCE.flip(0)), consistency(SOURCE).flip(0))
-    backwards = direction_consistency(SOURCE.flip(0), EDITED.flip(0))
-    assert torch.equal(backwards, direction_consistency(SOURCE, EDITED).flip(0))
-    axes = torch.randperm(D, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(consistency(SOURCE[:, axes]), consistency(SOURCE))
+    mixed, plain = all_measures(*(x[order] for x in FOUR)), all_measures(*FOUR)
+    assert all(torch.equal(mixed[k], plain[k][order]) for k in range(3))
+    backwards = all_measures(*(x.flip(0) for x in FOUR))
+    assert all(torch.equal(backwards[k], plain[k].flip(0)) for k in (3, 4))
+    assert torch.equal(image_similarity(EDITED, SOURCE), plain[0])
 
 
 @pytest.mark.parametrize("length", [1, 3])  # three times as long is the same picture, except for rounding
@@ -137,9 +120,9 @@ def test_features_without_a_length_are_nan_alone():
     edited = EDITED.clone()
     edited[2] = 0
     nan = [False, False, True, False, False, False]
-    assert image_similarity(SOURCE, edited).isnan().tolist() == nan
-    assert text_similarity(edited, NEW[0]).isnan().tolist() == nan
-    assert directional_similarity(SOURCE, edited, OLD, NEW).isnan().tolist() == nan
+    similar, _, directional, *_ = all_measures(SOURCE, edited, OLD, NEW)
+    for values in (similar, directional, text_similarity(edited, NEW[0])):
+        assert values.isnan().tolist() == nan
     assert consistency(edited).isnan().tolist() == [False, True, True, False, False]
 
 
@@ -148,18 +131,9 @@ def test_mean_and_error_agree_with_scipy_and_leave_nan_out():
     values[[3, 7]] = math.nan
     counted = values[~values.isnan()].double().numpy()
     assert mean_and_error(values) == pytest.approx((counted.mean(), sem(counted), 18))
-    mean, error, count = mean_and_error(torch.tensor([1.0, math.nan, 3.0]))
-    assert (mean, error, count) == (2, pytest.approx(1), 2)
-
-
-def test_the_error_of_fewer_than_two_values_is_nan():
-    mean, error, count = mean_and_error(torch.tensor([math.nan, 0.5]))
-    assert (mean, count) == (0.5, 1)
-    assert math.isnan(error)
-    mean, error, count = mean_and_error(torch.empty(0))
-    assert count == 0
-    assert math.isnan(mean)
-    assert math.isnan(error)
+    assert mean_and_error(torch.tensor([1.0, math.nan, 3.0])) == pytest.approx((2, 1, 2))
+    assert mean_and_error(torch.tensor([math.nan, 0.5])) == pytest.approx((0.5, math.nan, 1), nan_ok=True)
+    assert mean_and_error(torch.empty(0)) == pytest.approx((math.nan, math.nan, 0), nan_ok=True)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

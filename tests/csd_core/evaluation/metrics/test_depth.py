@@ -80,24 +80,6 @@ def test_a_change_of_one_view_counts_with_its_square() -> None:
     assert errors.tolist() == pytest.approx([0.01, 0.01], rel=0.02)
 
 
-def test_depth_is_taken_along_the_ray() -> None:
-    frames, depths = walls(*POSES)
-    z = depths * torch.stack([-(rays(p) @ p[:, :3])[..., 2] for p in POSES])
-    errors = reprojection_error(frames, z, cameras(*POSES))
-    assert not float(errors.max()) < 1e-5
-
-
-def test_what_the_next_view_hides_does_not_count() -> None:
-    """A dark board before the wall in the second view alone covers points of the first."""
-    frames, depths = walls(*POSES[:2])
-    frames[1, :, 10:30, 10:30] = 0
-    depths[1, 10:30, 10:30] = 1.0
-    errors = reprojection_error(frames, depths, cameras(*POSES[:2]))
-    assert float(errors[0]) < 1e-3
-    depths[1] = walls(*POSES[:2])[1][1]
-    assert float(reprojection_error(frames, depths, cameras(*POSES[:2]))[0]) > 1e-2
-
-
 def test_lenses_that_are_not_alike() -> None:
     """Pictures that are wider than high, other foci along x and y, and centres that wander."""
     height, width = 30, 44
@@ -136,8 +118,4 @@ def test_views_that_share_nothing_have_no_error() -> None:
     apart = (pose(0.0), pose(0.0, math.pi))
     frames, depths = walls(apart[0], apart[0])
     assert math.isnan(float(reprojection_error(frames, depths, cameras(*apart))[0]))
-
-
-def test_one_view_has_no_pairs() -> None:
-    frames, depths = walls(POSES[0])
-    assert reprojection_error(frames, depths, cameras(POSES[0])).shape == (0,)
+    assert reprojection_error(frames[:1], depths[:1], cameras(apart[0])).shape == (0,)  # one has no pairs
