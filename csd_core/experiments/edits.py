@@ -1,15 +1,14 @@
-"""Edits of pictures and clips: what a cell depends on, and the work that makes it.
+"""Experiments on panoramas and videos: their inputs and grid, and the work that makes a cell.
 
-The functions plan and plan_extra put everything that decides the result into Cell.settings; the work reads it
-from there. A cell keeps its frames as PNGs, a picture as one.
+plan puts everything that decides the result into Cell.settings; the work reads it from there. A cell keeps
+its frames as PNGs, a picture as one.
 """
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +24,18 @@ from csd_core.denoisers.base import Denoiser, SamplingConfig
 from csd_core.denoisers.families import load_denoiser
 from csd_core.engine.config import MethodConfig
 from csd_core.engine.methods import VARIANTS
-from csd_core.errors import expect
+from csd_core.experiments.experiment import Experiment, Scale
 from csd_core.experiments.grid import Cell
-from csd_core.experiments.inputs import Input, read_frames, write_frames
-from csd_core.experiments.measures import CellMeasures, all_measures
-from csd_core.experiments.options import GridEntry
+from csd_core.experiments.inputs import (
+    Input,
+    read_frames,
+    read_inputs,
+    render_clips,
+    render_panoramas,
+    write_frames,
+)
+from csd_core.experiments.measures import Measures, all_measures
+from csd_core.experiments.options import ExperimentOptions, PreparedExperiment
 from csd_core.experiments.settings import Model, Prompt, Variant, decisive, optimised
 from csd_core.image_ops import resize
 from csd_core.io.arrays import ArrayClip
@@ -41,6 +47,59 @@ if TYPE_CHECKING:
 
 FRAMES = "frames"
 """Folder of a cell's edited frames."""
+
+
+def prepare_images(experiment: Experiment, options: ExperimentOptions) -> PreparedExperiment:
+    """Read or render the inputs, find the model and build the grid.
+
+    Raises:
+        UserError: an input that cannot be read, an unknown model, instruction or method, a setting out of
+            range.
+    """
+    model = Model.find(options.model, local_files_only=options.local_files_only)
+    scale = experiment.mini if model.is_mini else experiment.full
+    is_video = experiment.domain == "video"
+    choices = options.choices(scale, model.is_mini)
+    inputs = find_inputs(options, scale, is_video)
+    chosen = {
+        "dtype": options.precision,
+        "num_steps": options.num_steps or scale.num_steps,
+        "stride": options.stride or scale.stride,
+    }
+    make = partial(plan, model=model, is_video=is_video, **chosen)
+    cells = [make(source, *choice, seed) for seed in options.seeds for source in inputs for choice in choices]
+    work = EditWork(model, {source.name: source for source in inputs}, is_video, options.local_files_only)
+    height, width = inputs[0].arrays[0].shape[:2]
+    listed = {
+        "model hash": model.identity,
+        "inputs": {source.name: source.sha256[:16] for source in inputs},
+        "size": f"{width}x{height}",
+        "frames": len(inputs[0].arrays),
+    }
+    return PreparedExperiment(cells, work, {**listed, **chosen})
+
+
+def find_inputs(options: ExperimentOptions, scale: Scale, is_video: bool) -> list[Input]:
+    """The inputs, read or rendered.
+
+    Raises:
+        UserError: there are none, or one cannot be read.
+    """
+    count, num_frames = options.num_inputs or scale.num_inputs, options.num_frames or scale.num_frames
+    if options.inputs is not None:
+        return read_inputs(
+            options.inputs,
+            is_video=is_video,
+            short_side=options.size or scale.short_side,
+            num_inputs=count,
+            num_frames=num_frames,
+        )
+    width, height = scale.rendered_size
+    if options.size is not None:
+        width, height = round(width * options.size / height), options.size
+    if is_video:
+        return render_clips(count or 1, height, num_frames)
+    return render_panoramas(count or 1, (width, height))
 
 
 def plan(
@@ -78,53 +137,40 @@ def plan(
     config.check()
     settings = {
         "input": source.sha256,
-        "text": prompt.text,
         "model": model.identity,
         "config": decisive(config),
-        "given": dict(variant.given),
         "dtype": variant.given.get("dtype", dtype),
         "num_steps": variant.given.get("num_steps", num_steps),
         "schedule": [preset.updates, preset.least_steps, preset.fade],
         "stride": None if is_video else stride or preset.stride,
     }
-    return Cell(source.name, prompt.name, variant.method, variant.setting, seed, settings)
-
-
-def plan_extra(source: Input, prompt: Prompt, method: str, edited: Input) -> Cell:
-    """The cell of a clip that another program edited."""
-    return Cell(source.name, prompt.name, method, "", 0, {"extra": edited.sha256})
+    return Cell(source.name, prompt, variant, seed, settings)
 
 
 @dataclass(frozen=True)
 class EditWork:
-    """Edits a cell; see grid.Work.
+    """Edits and measures a cell; see options.Work.
 
     Attributes:
         model: the editor.
         inputs: by name.
         is_video: clips, not pictures.
-        preset: settings of the model.
-        extras: folders of frames that other programs edited, by hash.
         local_files_only: never access the network.
     """
 
-    model: str
+    model: Model
     inputs: Mapping[str, Input]
     is_video: bool
-    preset: Preset
-    extras: Mapping[str, Path]
     local_files_only: bool = False
 
     def __call__(self, cell: Cell, folder: Path, device: str) -> dict[str, Any]:
         """Write the edited frames; evaluations, steps and seconds of the edit alone, and more."""
         source = self.source(cell)
-        if "extra" in cell.settings:
-            write_frames(folder / FRAMES, self._extra(cell, source))
-            return {"evaluations": None, "steps": None, "seconds": None}
-        denoiser = _load(self.model, device, cell.settings["dtype"], self.local_files_only)
+        denoiser = _load(self.model.spec, device, cell.settings["dtype"], self.local_files_only)
         begun = time.perf_counter()
-        with denoiser.count_evaluations() as evaluations, _expected_warnings():
-            edit = self._optimise if cell.method in VARIANTS else self._sample
+        with denoiser.count_evaluations() as evaluations, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "this editor was not taught")  # the experiment's instruction
+            edit = self._optimise if cell.variant.method in VARIANTS else self._sample
             edited, record = edit(cell, denoiser, source)
         record |= {"evaluations": evaluations.count, "seconds": round(time.perf_counter() - begun, 2)}
         if not self.is_video:
@@ -134,7 +180,7 @@ class EditWork:
 
     def source(self, cell: Cell) -> list[Tensor]:
         """The frames (3, H, W) as the cell edits them: its variant may set another size."""
-        width, height = cell.settings.get("given", {}).get("size", (None, None))
+        width, height = cell.variant.given.get("size", (None, None))
         frames = self.inputs[cell.input].frames
         return [resize(frame, (height, width)) for frame in frames] if width else frames
 
@@ -142,64 +188,56 @@ class EditWork:
         """Frames of source and edit of a finished cell."""
         return self.source(cell), read_frames(cell.path(folder) / FRAMES)
 
-    def measure(self, entry: GridEntry, folder: Path, tools: "Tools") -> CellMeasures:
+    def measure(self, cell: Cell, folder: Path, tools: "Tools") -> Measures:
         """All measures of a finished cell."""
         from csd_core.evaluation import Borders, Captions, measure_panorama, measure_video
 
-        before, after = self.frames(entry.cell, folder)
-        captions = Captions(entry.prompt.source, entry.prompt.target)
+        before, after = self.frames(cell, folder)
+        captions = Captions(cell.prompt.source, cell.prompt.target)
         if self.is_video:
             evaluated = measure_video(before, after, captions, tools)
         else:
-            lines = entry.cell.record(folder)["borders"]
+            lines = cell.record(folder)["borders"]
             borders = Borders(*lines) if lines else None
             evaluated = measure_panorama(before[0], after[0], captions, tools, borders=borders)
-        return all_measures(evaluated, entry.prompt, before, after)
+        return all_measures(evaluated, cell.prompt, before, after)
 
     def _optimise(
         self, cell: Cell, denoiser: Denoiser, source: Sequence[Tensor]
     ) -> tuple[list[Tensor], dict[str, Any]]:
-        edit = self._prepare(cell, denoiser, source)
-        canvas = edit.run()
-        if isinstance(edit, VideoEdit):
-            frames = list(edit.finish(canvas, cell.settings["given"].get("detail", DETAIL)))
-        else:
-            frames = list(edit.finish(canvas))
-        return frames, {"steps": edit.edit.num_steps, "particles": edit.num_particles}
-
-    def _prepare(self, cell: Cell, denoiser: Denoiser, source: Sequence[Tensor]) -> Panorama | VideoEdit:
-        given, num_steps = cell.settings["given"], cell.settings["num_steps"]
-        shared = (cell.settings["text"], _method_config(cell))
-        fixed = {"preset": self.preset, "num_steps": num_steps}
+        given, config = cell.variant.given, cell.settings["config"]
+        method = MethodConfig(**{**config, "t_range": tuple(config["t_range"])})
+        fixed = {"preset": self._preset, "num_steps": cell.settings["num_steps"]}
         if self.is_video:
-            edit = VideoEdit(denoiser, _clip(source), *shared, **fixed)
+            edit = VideoEdit(denoiser, _clip(source), cell.prompt.text, method, **fixed)
+            options = (given.get("detail", DETAIL),)
         else:
-            borders, stride = given.get("borders", "margin"), cell.settings["stride"]
-            image = source[0][None]
-            edit = Panorama(denoiser, image, *shared, **fixed, stride=stride, borders=borders)
+            fixed |= {"stride": cell.settings["stride"], "borders": given.get("borders", "margin")}
+            edit = Panorama(denoiser, source[0][None], cell.prompt.text, method, **fixed)
+            options = ()
         # not before the number of particles is known
-        edit.edit = optimised(edit.edit, Variant(cell.method, cell.setting, given), edit.num_particles)
-        return edit
+        edit.edit = optimised(edit.edit, cell.variant, edit.num_particles)
+        frames = list(edit.finish(edit.run(), *options))
+        return frames, {"steps": edit.edit.num_steps, "particles": edit.num_particles}
 
     def _sample(
         self, cell: Cell, denoiser: Denoiser, source: Sequence[Tensor]
     ) -> tuple[list[Tensor], dict[str, Any]]:
-        sampling, text = SamplingConfig(**cell.settings["config"]), cell.settings["text"]
+        sampling, text = SamplingConfig(**cell.settings["config"]), cell.prompt.text
         if self.is_video:
-            method = MethodConfig.from_preset(self.preset)
-            edit = VideoEdit(denoiser, _clip(source), text, method, preset=self.preset)
+            method = MethodConfig.from_preset(self._preset)
+            edit = VideoEdit(denoiser, _clip(source), text, method, preset=self._preset)
             edited = list(edit.finish(sample_video(edit, denoiser, sampling)))
         else:
             image, stride = source[0][None], cell.settings["stride"]
             edited = sample_panorama(
-                cell.method, denoiser, image, text, sampling, stride=stride, progress=False
+                cell.variant.method, denoiser, image, text, sampling, stride=stride, progress=False
             )
         return [frame.cpu() for frame in edited], {"steps": sampling.num_inference_steps}
 
-    def _extra(self, cell: Cell, source: Sequence[Tensor]) -> list[Tensor]:
-        frames = read_frames(self.extras[cell.settings["extra"]])
-        expect(len(frames) == len(source), cell.method, f"{len(source)} frames", len(frames))
-        return [resize(frame, (source[0].shape[-2], source[0].shape[-1])) for frame in frames]
+    @property
+    def _preset(self) -> Preset:
+        return self.model.preset(is_video=self.is_video)
 
 
 @lru_cache(maxsize=2)
@@ -207,18 +245,6 @@ def _load(model: str, device: str, dtype: str, local_files_only: bool) -> Denois
     return load_denoiser(
         model, torch_dtype=getattr(torch, dtype), device=device, local_files_only=local_files_only
     )
-
-
-@contextmanager
-def _expected_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "this editor was not taught")  # the experiment sets the instruction
-        yield
-
-
-def _method_config(cell: Cell) -> MethodConfig:
-    config = cell.settings["config"]
-    return MethodConfig(**{**config, "t_range": tuple(config["t_range"])})
 
 
 def _clip(frames: Sequence[Tensor]) -> ArrayClip:
@@ -229,9 +255,9 @@ def _borders(cell: Cell, denoiser: Denoiser, image: Tensor) -> "Borders | None":
     """Rows and columns of the borders of the method's windows; of ip2p-resize, those of ip2p-patch."""
     from csd_core.evaluation.seams import borders
 
-    window, optimises = denoiser.native_size, cell.method in VARIANTS
-    by_stride = optimises or cell.method == "ip2p-overlap"
+    window, optimises = denoiser.native_size, cell.variant.method in VARIANTS
+    by_stride = optimises or cell.variant.method == "ip2p-overlap"
     stride = cell.settings["stride"] * denoiser.downscale if by_stride else window
-    has_margin = optimises and cell.settings["given"].get("borders", "margin") == "margin"
+    has_margin = optimises and cell.variant.given.get("borders", "margin") == "margin"
     padded = [length + -length % denoiser.downscale for length in image.shape[-2:]]
     return borders(padded, window, stride, window - stride if has_margin else 0)

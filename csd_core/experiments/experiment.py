@@ -22,15 +22,6 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Plot:
-    """What is plotted: two columns against each other, a line for each method; or a panel for each column."""
-
-    columns: tuple[str, ...]
-    """Keys: two for a trade-off, x and y; any number for bars."""
-    kind: Literal["tradeoff", "bars"] = "bars"
-
-
-@dataclass(frozen=True)
 class Scale:
     """An experiment at one size."""
 
@@ -70,8 +61,10 @@ class Experiment:
     """For the editor that ships with the package."""
     columns: tuple[Column, ...]
     """Of the table."""
-    plot: Plot
-    """Beside it."""
+    plot: tuple[str, ...]
+    """Keys of the columns that are plotted, in a panel each."""
+    tradeoff: bool = False
+    """Plot two columns against each other, a line for each method."""
     published: PaperTable = field(default_factory=dict)
     """The paper's numbers: name of a variant -> key of a column -> number."""
     note: str = ""

@@ -1,10 +1,10 @@
-"""Pictures and clips that experiments edit: from a folder, or rendered; kept as PNGs."""
+"""Pictures and clips that experiments edit: from a folder, or rendered."""
 
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from torch import Tensor
 from csd_core.canvas.video import as_image
 from csd_core.errors import expect
 from csd_core.image_ops import editor_size, resize
-from csd_core.io.files import folder_written_beside
 from csd_core.io.images import Picture, quantise, read_picture, write_picture
 from csd_core.io.video_sources import is_still_picture
 from csd_core.io.videos import read_video
@@ -24,27 +23,25 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Input:
-    """A picture or a clip, as a folder of PNGs.
-
-    Attributes:
-        name: without suffix.
-        folder: of its frames in order; a picture is one.
-        sha256: of size and pixels of all frames.
-    """
+    """A picture or a clip."""
 
     name: str
-    folder: Path
-    sha256: str
+    """Without suffix."""
+    arrays: Sequence[Array]
+    """(H, W, 3) uint8 each; a picture is one."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of size and pixels of all frames."""
+        whole = hashlib.sha256(repr([frame.shape for frame in self.arrays]).encode())
+        for frame in self.arrays:
+            whole.update(np.ascontiguousarray(frame).tobytes())
+        return whole.hexdigest()
 
     @property
     def frames(self) -> list[Tensor]:
         """(3, H, W) in [0, 1] each."""
-        return _read_input(self.folder)
-
-
-@lru_cache(maxsize=4)  # not stored in the input, which is pickled
-def _read_input(folder: Path) -> list[Tensor]:
-    return read_frames(folder)
+        return [as_image(frame, torch.device("cpu"))[0] for frame in self.arrays]
 
 
 def read_frames(folder: Path) -> list[Tensor]:
@@ -59,33 +56,13 @@ def write_frames(folder: Path, frames: Iterable[Tensor]) -> None:
         write_picture(folder / f"{k:05d}.png", Picture(quantise(frame, np.uint8)))
 
 
-def keep(name: str, frames: Sequence[Array], root: Path) -> Input:
-    """Frames (H, W, 3) uint8 as an input under `root`; another process may write the same one meanwhile."""
-    whole = hashlib.sha256(repr([frame.shape for frame in frames]).encode())
-    for frame in frames:
-        whole.update(np.ascontiguousarray(frame).tobytes())
-    digest = whole.hexdigest()
-    folder = root / f"{name}-{digest[:8]}"
-    if not folder.is_dir():
-        with folder_written_beside(folder) as beside:
-            write_frames(beside, (as_image(frame, torch.device("cpu"))[0] for frame in frames))
-    return Input(name, folder, digest)
-
-
 def read_inputs(
-    source: Path,
-    root: Path,
-    *,
-    is_video: bool,
-    short_side: int | None,
-    num_inputs: int | None,
-    num_frames: int,
+    source: Path, *, is_video: bool, short_side: int | None, num_inputs: int | None, num_frames: int
 ) -> list[Input]:
     """Inputs from a folder: pictures, or for videos clips (folders of frames, video files).
 
     Args:
         source: the folder; for videos it may be one clip itself.
-        root: where they are kept.
         is_video: clips, not pictures.
         short_side: they are resized to it, in pixels. None: their own size.
         num_inputs: only the first, in the order of their names. None: all.
@@ -107,12 +84,15 @@ def read_inputs(
     expect(not twice, "inputs", "names that differ without their suffix", ", ".join(twice))
     inputs = []
     for path in paths[:num_inputs]:
-        frames = _clip(path, num_frames) if is_video else [_picture(path)]
-        inputs.append(keep(path.stem, [_fitted(frame, short_side) for frame in frames], root))
+        if is_video:
+            frames = list(read_video(path, frames=slice(0, num_frames)).frames())
+        else:
+            frames = [quantise(read_picture(path).to_tensor(), np.uint8)]
+        inputs.append(Input(path.stem, [_fitted(frame, short_side) for frame in frames]))
     return inputs
 
 
-def render_panoramas(root: Path, count: int, size: tuple[int, int]) -> list[Input]:
+def render_panoramas(count: int, size: tuple[int, int]) -> list[Input]:
     """Ray-cast scenes through a wide lens, `size` (width, height) in pixels. The same every time."""
     width, height = size
     inputs = []
@@ -120,18 +100,18 @@ def render_panoramas(root: Path, count: int, size: tuple[int, int]) -> list[Inpu
         angle = 2.0 * k
         eye = (3.6 * math.cos(angle), 3.6 * math.sin(angle), 1.3)
         picture = _render((1, k), eye, 0.45, 0.6 * width, width, height)
-        inputs.append(keep(f"rendered-{k + 1}", [picture], root))
+        inputs.append(Input(f"rendered-{k + 1}", [picture]))
     return inputs
 
 
-def render_clips(root: Path, count: int, side: int, num_frames: int) -> list[Input]:
+def render_clips(count: int, side: int, num_frames: int) -> list[Input]:
     """Clips of a camera that moves around a ray-cast scene, side x side pixels. The same every time."""
     inputs = []
     for k in range(count):
         angles = [1.0 + 2.0 * k + 0.05 * frame for frame in range(num_frames)]
         eyes = [(3.8 * math.cos(angle), 3.8 * math.sin(angle), 1.6) for angle in angles]
         frames = [_render((2, 2 * k), eye, 0.3, 1.2 * side, side, side) for eye in eyes]
-        inputs.append(keep(f"rendered-{k + 1}", frames, root))
+        inputs.append(Input(f"rendered-{k + 1}", frames))
     return inputs
 
 
@@ -148,14 +128,6 @@ def _render(
     scene = random_scene(np.random.default_rng(seed))
     view = View(look_at(eye, (0.0, 0.0, target_height)), focal, focal, width / 2, height / 2, width, height)
     return (render(scene, *view, samples=2).clip(0, 1) * 255).round().astype(np.uint8)
-
-
-def _picture(path: Path) -> Array:
-    return quantise(read_picture(path).to_tensor(), np.uint8)
-
-
-def _clip(path: Path, num_frames: int) -> list[Array]:
-    return list(read_video(path, frames=slice(0, num_frames)).frames())
 
 
 def _fitted(frame: Array, short_side: int | None) -> Array:

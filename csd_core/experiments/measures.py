@@ -1,79 +1,34 @@
-"""Measures of a cell by one set of extractors, kept beside its edit.
+"""Measures of a cell: those of csd-evaluate, and those against the true edit where it is known."""
 
-FOLDER/<key of the cell>/measures-<hash of extractors and instruction>.json
-"""
-
-import hashlib
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from csd_core.experiments.grid import Cell
 from csd_core.experiments.settings import Prompt
-from csd_core.io.files import written_beside
 
 if TYPE_CHECKING:
-    from csd_core.evaluation import Measured, Tools
+    from csd_core.evaluation import Measured
 
-VERSION = 2
-"""Rises when the measures of this module change their meaning."""
 EQUAL_DB = 100.0
 """PSNR of images that are equal or nearly so: an infinite one would make the mean infinite."""
-
-
-@dataclass(frozen=True)
-class CellMeasure:
-    """One measure of a cell."""
-
-    mean: float | None
-    """None: does not apply, or could not be measured."""
-    n: int = 1
-    """Frames, pairs or parts that it is the mean of."""
-
-
-CellMeasures = dict[str, CellMeasure]
-"""By the key of a column."""
-
-
-def kept_measures(
-    cell: Cell, folder: Path, prompt: Prompt, tools: "Tools", measure: Callable[[], CellMeasures]
-) -> CellMeasures:
-    """The measures of a cell by these extractors, from their file, or made now and kept."""
-    depends_on = {
-        "version": VERSION,
-        "extractor": tools.clip.identity if tools.clip else None,
-        "lpips": tools.lpips is not None,
-        "prompt": asdict(prompt),
-    }
-    digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:12]
-    path = cell.path(folder) / f"measures-{digest}.json"
-    if path.is_file():
-        kept = json.loads(path.read_text())["measures"]
-        return {key: CellMeasure(**fields) for key, fields in kept.items()}
-    measures = measure()
-    whole = {**depends_on, "measures": {key: asdict(fields) for key, fields in measures.items()}}
-    with written_beside(path) as beside:
-        beside.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n")
-    return measures
+Measures = dict[str, float | None]
+"""By the key of a column. None: does not apply, or could not be measured."""
 
 
 def all_measures(
     evaluated: Sequence["Measured"], prompt: Prompt, before: Sequence[Tensor], after: Sequence[Tensor]
-) -> CellMeasures:
+) -> Measures:
     """The measures of csd-evaluate, and those against the true edit where it is known."""
-    measures = {measured.key: CellMeasure(finite(measured.mean), measured.n) for measured in evaluated}
+    measures = {measured.key: finite(measured.mean) for measured in evaluated}
     return {**measures, **(true_measures(prompt, before, after) if prompt.instruction else {})}
 
 
-def true_measures(prompt: Prompt, before: Sequence[Tensor], after: Sequence[Tensor]) -> CellMeasures:
+def true_measures(prompt: Prompt, before: Sequence[Tensor], after: Sequence[Tensor]) -> Measures:
     """Against the true edit of the frames (3, H, W) in [0, 1], or of one picture.
 
     psnr_true: PSNR to the true edit, dB. Where several edits are right, to the one nearest to all frames.
@@ -84,16 +39,14 @@ def true_measures(prompt: Prompt, before: Sequence[Tensor], after: Sequence[Tens
     from csd_core.evaluation.metrics.pixels import hue_spread
 
     psnr, _ = nearest_true_edit(prompt.instruction, before, after)
-    measures = {"psnr_true": CellMeasure(psnr, len(after))}
+    measures: Measures = {"psnr_true": psnr}
     if len(after) == 1:
-        psnr, _ = nearest_true_edit(prompt.instruction, before, after, corners=True)
-        measures["psnr_corners"] = CellMeasure(psnr, 4)
+        measures["psnr_corners"], _ = nearest_true_edit(prompt.instruction, before, after, corners=True)
     if prompt.is_choice:
         if len(after) == 1:
             before, after = parts(before[0]), parts(after[0])
-        _, share = nearest_true_edit(prompt.instruction, before, after)
-        measures["hue_spread"] = CellMeasure(finite(hue_spread(after, before)), len(after))
-        measures["share"] = CellMeasure(share, len(after))
+        _, measures["share"] = nearest_true_edit(prompt.instruction, before, after)
+        measures["hue_spread"] = finite(hue_spread(after, before))
     return measures
 
 

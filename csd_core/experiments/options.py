@@ -1,9 +1,10 @@
 """The options of csd-experiment, and an experiment with its inputs, model and grid."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import tyro
@@ -13,8 +14,8 @@ from csd_core.choices import DType
 from csd_core.denoisers.runtime.device import as_dtype, dtype_name
 from csd_core.errors import expect
 from csd_core.experiments.experiment import Experiment, Scale
-from csd_core.experiments.grid import Cell, Work
-from csd_core.experiments.measures import CellMeasures
+from csd_core.experiments.grid import Cell
+from csd_core.experiments.measures import Measures
 from csd_core.experiments.settings import Prompt, Variant, read_prompts
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class ExperimentOptions:
     methods: tuple[str, ...] = ()
     """Some of the experiment's methods. Default: all."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds."""
+    """Seeds of the edits."""
     num_inputs: int | None = None
     """Number of inputs."""
     num_frames: int | None = None
@@ -56,11 +57,8 @@ class ExperimentOptions:
     """Optimisation steps, where a method does not set them."""
     stride: int | None = None
     """Latent pixels from window to window of a panorama."""
-    extra: tuple[str, ...] = ()
-    """NAME=FOLDER: outputs of another program, as FOLDER/INPUT/PROMPT/ of frames, or the frames alone where
-    there is one input and one instruction."""
-    device: tuple[str, ...] = ()
-    """cpu, cuda:0 ...; with several, edits run in parallel. Default: CUDA where there is one."""
+    device: str | None = None
+    """cpu, cuda or cuda:1. Default: CUDA where there is one. Under torchrun each process takes its own."""
     dtype: DType | None = None
     """Precision of the model. Default: float16 on CUDA; on CPUs bfloat16 where it is native, else float32."""
     measure: bool = True
@@ -72,24 +70,19 @@ class ExperimentOptions:
     verbose: bool = False
     """Show the traceback of an error."""
 
-    def check(self, experiment: Experiment) -> None:
+    def check(self) -> None:
         """Raise a UserError that names the first option out of range."""
         for name in ("num_inputs", "num_frames", "size", "num_steps", "stride"):
             given = getattr(self, name)
             expect(given is None or given >= 1, name.replace("_", "-"), "at least 1", given)
         expect(len(self.seeds) > 0, "seeds", "at least one", "none")
         expect(all(seed >= 0 for seed in self.seeds), "seeds", "0 or more", self.seeds)
-        for pair in self.extra:
-            name, _, folder = pair.partition("=")
-            expect(bool(name and folder), "extra", "NAME=FOLDER", pair)
-            expect(Path(folder).is_dir(), f"extra {name}", "a folder", folder)
-        expect(not self.extra or experiment.domain == "video", "extra", "an experiment on videos", self.name)
+        expect(len(set(self.seeds)) == len(self.seeds), "seeds", "different ones", self.seeds)
 
     @property
     def precision(self) -> str:
         """Name of the data type of the model."""
-        first = torch.device(self.device[0] if self.device else "cpu")
-        return dtype_name(as_dtype(self.dtype, first))
+        return dtype_name(as_dtype(self.dtype, torch.device(self.device or "cpu")))
 
     def prompts_of(self, scale: Scale, is_mini: bool) -> list[Prompt]:
         """The chosen instructions.
@@ -108,59 +101,43 @@ class ExperimentOptions:
             chosen.append(known.get(name) or Prompt.mini(name))
         return chosen
 
-    def variants_of(self, scale: Scale) -> list[Variant]:
-        """The chosen rows.
+    def choices(self, scale: Scale, is_mini: bool) -> list[tuple[Prompt, Variant]]:
+        """The chosen instructions, each with the chosen rows.
 
         Raises:
-            UserError: the experiment does not have a method.
+            UserError: the experiment does not have a method or an instruction.
         """
         known = dict.fromkeys(variant.method for variant in scale.variants)
         for name in self.methods:
             expect(name in known, "methods", f"some of {', '.join(known)}", name)
-        return [v for v in scale.variants if not self.methods or v.method in self.methods]
+        variants = [v for v in scale.variants if not self.methods or v.method in self.methods]
+        return list(itertools.product(dict.fromkeys(self.prompts_of(scale, is_mini)), variants))
 
 
-@dataclass(frozen=True)
-class GridEntry:
-    """A cell, and its row and instruction."""
+class Work(Protocol):
+    """Edits and measures the cells of a domain; `folder` is that of all cells."""
 
-    cell: Cell
-    variant: Variant
-    prompt: Prompt
+    def __call__(self, cell: Cell, folder: Path, device: str) -> Mapping[str, Any]:
+        """See grid.Edit."""
+        ...
 
+    def measure(self, cell: Cell, folder: Path, tools: "Tools") -> Measures:
+        """The measures of a finished cell."""
+        ...
 
-Source = TypeVar("Source")
-
-
-def grid_of(
-    seeds: Sequence[int],
-    sources: Sequence[Source],
-    prompts: Sequence[Prompt],
-    variants: Sequence[Variant],
-    plan: Callable[[Source, Prompt, Variant, int], Cell],
-) -> list[GridEntry]:
-    """The whole grid in the order of work; plan makes a cell."""
-    return [
-        GridEntry(plan(source, prompt, variant, seed), variant, prompt)
-        for seed in seeds
-        for source in sources
-        for prompt in prompts
-        for variant in variants
-    ]
+    def frames(self, cell: Cell, folder: Path) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Frames of source and edit of a finished cell, (3, H, W) in [0, 1] each."""
+        ...
 
 
 @dataclass(frozen=True)
 class PreparedExperiment:
     """What run.py needs of a domain."""
 
-    entries: Sequence[GridEntry]
+    cells: Sequence[Cell]
     """The grid, in the order of work."""
     work: Work
-    """Edits a cell."""
-    measure: "Callable[[GridEntry, Path, Tools], CellMeasures]"
-    """(entry, folder of all cells, extractors) -> measures."""
-    frames: Callable[[Cell, Path], tuple[Sequence[Tensor], Sequence[Tensor]]]
-    """(cell, folder of all cells) -> frames of source and edit, (3, H, W) in [0, 1] each."""
+    """Edits and measures them."""
     settings: Mapping[str, Any]
     """What the tables list of inputs, model and their settings, as JSON values."""
 

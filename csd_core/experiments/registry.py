@@ -11,7 +11,7 @@ from typing import Any
 from csd_core.engine.config import EditConfig
 from csd_core.errors import expect
 from csd_core.experiments import paper
-from csd_core.experiments.experiment import Column, Experiment, Plot, Scale
+from csd_core.experiments.experiment import Column, Experiment, Scale
 from csd_core.experiments.paper import CONSISTENCY, DIRECTIONAL, SIMILARITY
 from csd_core.experiments.settings import DomainName, Prompt, Variant
 
@@ -48,9 +48,8 @@ VIDEO_COLUMNS = (
     *TRUTH_COLUMNS,
     *COST_COLUMNS,
 )
-_TRADEOFF = Plot((SIMILARITY, DIRECTIONAL), "tradeoff")
-_AGREEMENT = Plot(("hue_spread", "psnr_true", SIMILARITY, DIRECTIONAL))
-_VIDEO_PLOT = Plot((DIRECTIONAL, CONSISTENCY, "lpips", "hue_spread"))
+_AGREEMENT = ("hue_spread", "psnr_true", SIMILARITY, DIRECTIONAL)
+_VIDEO_PLOT = (DIRECTIONAL, CONSISTENCY, "lpips", "hue_spread")
 
 # Rows ---------------------------------------------------------------------------------------------
 
@@ -187,7 +186,8 @@ EXPERIMENTS = (
         _guided(_COMPARED, _GUIDANCE),
         (SNOW, SKETCH),
         mini={"variants": _guided(_COMPARED, _MINI_GUIDANCE), "num_inputs": 2},
-        plot=_TRADEOFF,
+        plot=(SIMILARITY, DIRECTIONAL),
+        tradeoff=True,
         note="Figure 5 has no numbers: the paper states the best trade-off for csd, and for ip2p-overlap the "
         "highest image similarity with a low directional similarity.",
     ),
@@ -198,7 +198,8 @@ EXPERIMENTS = (
         "figure 7",
         _guided([variant.method for variant in ABLATION], _GUIDANCE),
         mini={"variants": _ABLATED, "num_inputs": 2},
-        plot=_TRADEOFF,
+        plot=(SIMILARITY, DIRECTIONAL),
+        tradeoff=True,
         note="Figure 7 has no numbers: the paper states that both lose image similarity, and sds directional "
         f"similarity too. {_SCALED}",
     ),
@@ -229,7 +230,7 @@ EXPERIMENTS = (
             "stride": None,
         },
         columns=COST_COLUMNS,
-        plot=Plot(("seconds", "evaluations")),
+        plot=("seconds", "evaluations"),
         published=paper.PANORAMA_TIME,
         note="Small is 1920 x 640 in the paper and 256 x 128 in miniature; large 3968 x 4352 and 512 x 256.",
         measured=False,
@@ -262,7 +263,7 @@ EXPERIMENTS = (
             SEAM_COLUMN,
             *COST_COLUMNS,
         ),
-        plot=Plot(("psnr_true", "psnr_corners", "evaluations")),
+        plot=("psnr_true", "psnr_corners", "evaluations"),
         note="margin: windows reach onto a mirrored margin; lift: longer steps where windows are few; none: "
         "as in the published code. --stride sets how few they are.",
     ),
@@ -276,8 +277,7 @@ EXPERIMENTS = (
         mini={"variants": (Variant("csd"), _fewer(8, 1.5), _FRAMEWISE), "num_inputs": 2},
         plot=_VIDEO_PLOT,
         published=paper.VIDEO,
-        note="FateZero, Pix2Video and Gen-1 are programs of others: --extra NAME=FOLDER measures their "
-        "outputs in the same way.",
+        note="FateZero and Pix2Video are programs of others; only the paper's numbers are shown.",
     ),
     experiment(
         "video",
@@ -298,7 +298,7 @@ EXPERIMENTS = (
         BEYOND,
         kernels(),
         (SNOW, TINT),
-        plot=Plot(("hue_spread", "psnr_true", CONSISTENCY, DIRECTIONAL)),
+        plot=("hue_spread", "psnr_true", CONSISTENCY, DIRECTIONAL),
         note=_WIDER,
     ),
     experiment(
@@ -335,7 +335,7 @@ EXPERIMENTS = (
             *VIDEO_COLUMNS[:3],
             SECONDS_COLUMN,
         ),
-        plot=Plot(("psnr_true", "warp_error")),
+        plot=("psnr_true", "warp_error"),
         note="none: the decoded edit enlarged; residual: the decoded change added to the frame; guided: the "
         "change fitted as an affine map of the source's colours.",
     ),

@@ -76,7 +76,7 @@ class Variant:
     """A row of a table: a method and its settings."""
 
     method: str
-    """csd, no-svgd, sds, ip2p-resize, ip2p-overlap, ip2p-frame, or a name given with --extra."""
+    """csd, no-svgd, sds, ip2p-resize, ip2p-overlap or ip2p-frame."""
     setting: str = ""
     """What is set, for tables; "" where nothing is."""
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -121,13 +121,9 @@ class Model:
     @cached_property
     def identity(self) -> str:
         """Hash of its weights and configs."""
-        files = [*self.folder.glob("*/*.safetensors"), *self.folder.glob("*/*.json")]
-        whole = hashlib.sha256()
-        for path in sorted(files):
-            blob = path.resolve().name  # the hub's cache names weights by their hash
-            known = len(blob) == 64 and all(c in "0123456789abcdef" for c in blob)
-            whole.update(f"{path.relative_to(self.folder)} {blob if known else file_hash(path)}\n".encode())
-        return whole.hexdigest()[:16]
+        files = sorted([*self.folder.glob("*/*.safetensors"), *self.folder.glob("*/*.json")])
+        lines = [f"{path.relative_to(self.folder)} {file_hash(path)}\n" for path in files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
     def preset(self, *, is_video: bool) -> Preset:
         """Its settings for videos or panoramas."""

@@ -1,15 +1,14 @@
 """Measures of all cells as the paper's table: ours beside theirs, mean and standard error."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from csd_core.experiments.experiment import Column, Experiment
-from csd_core.experiments.measures import CellMeasures, finite
-from csd_core.experiments.options import GridEntry
-from csd_core.experiments.paper import Printed
+from csd_core.experiments.grid import Cell
+from csd_core.experiments.measures import Measures, finite
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
@@ -18,20 +17,17 @@ ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 class MeasuredCell:
     """A finished cell and its measures."""
 
-    entry: GridEntry
+    cell: Cell
     record: Mapping[str, Any]
     """Contents of cell.json."""
-    measures: CellMeasures
+    measures: Measures
 
     def value(self, key: str) -> float | None:
         """Its value for a column: a measure, or a number of cell.json."""
-        if key in self.measures:
-            return self.measures[key].mean
         if key == "iterations":
             steps, seconds = self.record.get("steps"), self.record.get("seconds")
             return steps / seconds if steps and seconds else None
-        recorded = self.record.get(key)
-        return float(recorded) if isinstance(recorded, int | float) else None
+        return self.measures.get(key, self.record.get(key))
 
 
 @dataclass(frozen=True)
@@ -41,10 +37,17 @@ class TableValue:
     mean: float | None
     error: float | None
     """Standard error; None with fewer than two cells."""
-    n: int
-    """Cells that have the measure: each counts as one value."""
     values: tuple[float, ...]
-    """Of these cells, in the order of the grid."""
+    """Of the cells that have the measure, in the order of the grid: each counts as one value."""
+
+    @classmethod
+    def of(cls, key: str, cells: Sequence[MeasuredCell]) -> "TableValue":
+        """The mean of a column over cells."""
+        from csd_core.evaluation.metrics.clip import mean_and_error
+
+        values = tuple(value for value in (cell.value(key) for cell in cells) if value is not None)
+        mean, error, _ = mean_and_error(torch.tensor(values, dtype=torch.float64))
+        return cls(finite(mean), finite(error), values)
 
     def text(self, places: int) -> str:
         """Mean ± error, or a dash."""
@@ -56,74 +59,56 @@ class TableValue:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One variant, of all instructions or of one."""
+    """One variant, ours and the paper's."""
 
     name: str
-    """Of the variant; the paper's numbers are found by it."""
-    method: str
-    setting: str
-    cells: int
-    """Finished cells."""
+    """Of the variant."""
+    cells: Sequence[MeasuredCell]
+    """Finished cells; none where only the paper has numbers."""
     values: Mapping[str, TableValue]
     """By the key of a column."""
+    paper: Mapping[str, str]
+    """The paper's numbers."""
+
+    def data(self) -> dict[str, Any]:
+        """JSON values."""
+        values = {key: vars(value) for key, value in self.values.items()}
+        return {"name": self.name, "cells": len(self.cells), "values": values, "paper": self.paper}
 
 
-def rows_of(cells: Sequence[MeasuredCell], columns: Sequence[Column]) -> list[TableRow]:
-    """A row for each variant, in the order of the cells."""
-    groups: dict[str, list[MeasuredCell]] = {}
+def rows_of(cells: Sequence[MeasuredCell], experiment: Experiment) -> list[TableRow]:
+    """A row for each variant: those of the paper first, the others in the order of the cells."""
+    groups: dict[str, list[MeasuredCell]] = {name: [] for name in experiment.published}
     for cell in cells:
-        groups.setdefault(cell.entry.variant.name, []).append(cell)
+        groups.setdefault(cell.cell.variant.name, []).append(cell)
     return [
         TableRow(
             name,
-            group[0].entry.variant.method,
-            group[0].entry.variant.setting,
-            len(group),
-            {column.key: _table_value(column.key, group) for column in columns},
+            group,
+            {column.key: TableValue.of(column.key, group) for column in experiment.columns},
+            experiment.published.get(name, {}),
         )
         for name, group in groups.items()
     ]
 
 
-def _table_value(key: str, cells: Sequence[MeasuredCell]) -> TableValue:
-    from csd_core.evaluation.metrics.clip import mean_and_error
-
-    values = [value for value in (cell.value(key) for cell in cells) if value is not None]
-    mean, error, n = mean_and_error(torch.tensor(values, dtype=torch.float64))
-    return TableValue(finite(mean), finite(error), n, tuple(values))
-
-
-def shown_columns(experiment: Experiment, rows: Sequence[TableRow]) -> list[Column]:
-    """Those that have a number, ours or the paper's."""
-    printed = {key for row in experiment.published.values() for key in row}
-    return [
-        column
-        for column in experiment.columns
-        if column.key in printed or any(row.values[column.key].n for row in rows)
-    ]
-
-
-def table(experiment: Experiment, rows: Sequence[TableRow], clip: str) -> str:
-    """The whole table as Markdown; (paper) marks the paper's numbers.
+def table(rows: Sequence[TableRow], columns: Sequence[Column], clip: str) -> str:
+    """Markdown; (paper) marks the paper's numbers, and columns without any number are left out.
 
     clip: "CLIP", or what the numbers of another extractor are called.
     """
-    columns, published = shown_columns(experiment, rows), experiment.published
-    header, alike = ["method", "cells"], {key for row in published.values() for key in row}
+    printed = {key for row in rows for key in row.paper}
+    header, lines = ["method", "cells"], [[row.name, str(len(row.cells))] for row in rows]
     for column in columns:
-        header.append(heading(column, clip))
-        if column.key in alike:
+        ours = [row.values[column.key] for row in rows]
+        if any(value.values for value in ours) or column.key in printed:
+            header.append(heading(column, clip))
+            for line, value in zip(lines, ours, strict=True):
+                line.append(value.text(column.places))
+        if column.key in printed:
             header.append(f"{column.title.format(clip='CLIP')} (paper)")
-    lines = []
-    found = {row.name: row for row in rows}
-    for name in dict.fromkeys([*published, *found]):
-        row = found.get(name)
-        line = [name, str(row.cells) if row else "–"]
-        for column in columns:
-            line.append(row.values[column.key].text(column.places) if row else "–")
-            if column.key in alike:
-                line.append(str(published.get(name, {}).get(column.key, "–")))
-        lines.append(line)
+            for line, row in zip(lines, rows, strict=True):
+                line.append(row.paper.get(column.key, "–"))
     whole = [header, ["---"] * len(header), *lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in whole) + "\n"
 
@@ -131,27 +116,3 @@ def table(experiment: Experiment, rows: Sequence[TableRow], clip: str) -> str:
 def heading(column: Column, clip: str) -> str:
     """Title and arrow of a column."""
     return column.title.format(clip=clip) + ARROWS[column.better]
-
-
-def prompt_tables(experiment: Experiment, cells: Sequence[MeasuredCell], clip: str) -> str:
-    """A table for each instruction, ours alone; "" where there is only one."""
-    names = list(dict.fromkeys(cell.entry.prompt.name for cell in cells))
-    if len(names) < 2:
-        return ""
-    ours = replace(experiment, published={})
-    tables = []
-    for name in names:
-        rows = rows_of([cell for cell in cells if cell.entry.prompt.name == name], experiment.columns)
-        tables.append(f"### {name}\n\n{table(ours, rows, clip)}")
-    return "\n".join(tables)
-
-
-def as_data(experiment: Experiment, rows: Sequence[TableRow]) -> list[dict[str, Any]]:
-    """Rows as JSON values, the paper's numbers beside ours."""
-    found = {row.name: row for row in rows}
-    data = []
-    for name in dict.fromkeys([*experiment.published, *found]):
-        printed: Mapping[str, Printed] = experiment.published.get(name, {})
-        own = asdict(found[name]) if name in found else {"name": name, "cells": 0, "values": {}}
-        data.append({**own, "paper": {key: asdict(value) for key, value in printed.items()}})
-    return data

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from csd_core.command import run_command
-from csd_core.experiments.images import prepare_images
+from csd_core.experiments.edits import prepare_images
 from csd_core.experiments.options import ExperimentOptions
 from csd_core.experiments.registry import EXPERIMENTS, find_experiment
 from csd_core.experiments.run import run_experiment

@@ -28,11 +28,11 @@ from csd_core.engine.config import EditConfig
 from csd_core.engine.ranks import without_launch
 from csd_core.errors import UserError, expect
 from csd_core.experiments.edits import FRAMES
-from csd_core.experiments.experiment import Column, Experiment, Plot
+from csd_core.experiments.experiment import Column, Experiment
 from csd_core.experiments.grid import Cell
 from csd_core.experiments.inputs import read_frames, write_frames
-from csd_core.experiments.measures import CellMeasure, CellMeasures, all_measures, finite
-from csd_core.experiments.options import ExperimentOptions, GridEntry, PreparedExperiment, grid_of
+from csd_core.experiments.measures import Measures, all_measures, finite
+from csd_core.experiments.options import ExperimentOptions, PreparedExperiment
 from csd_core.experiments.paper import CONSISTENCY, DIRECTIONAL, SCENE, SCENE_ABLATION
 from csd_core.experiments.registry import (
     ABLATION,
@@ -116,7 +116,7 @@ def _scene(name: str, title: str, where: str, rows: Sequence[Variant], **more: A
         *TRUTH_COLUMNS,
         SECONDS_COLUMN,
     )
-    plot = Plot(("hue_spread", "psnr_true", CONSISTENCY, DIRECTIONAL))
+    plot = ("hue_spread", "psnr_true", CONSISTENCY, DIRECTIONAL)
     return experiment("scene", name, title, where, rows, (SNOW, TINT), columns=columns, plot=plot, **more)
 
 
@@ -190,23 +190,17 @@ def prepare_scenes(experiment: Experiment, options: ExperimentOptions) -> Prepar
     model = Model.find(options.model, local_files_only=options.local_files_only)
     scale = experiment.mini if model.is_mini else experiment.full
     training = MINIATURE if model.is_mini else PAPER
-    prompts, variants = options.prompts_of(scale, model.is_mini), options.variants_of(scale)
+    choices = options.choices(scale, model.is_mini)
     captures = find_captures(options, training)
     make = partial(plan, model=model, training=training)
-    entries = grid_of(options.seeds, captures, prompts, variants, make)
+    cells = [
+        make(source, *choice, seed) for seed in options.seeds for source in captures for choice in choices
+    ]
     by_name = {capture.name: capture for capture in captures}
     work = SceneWork(options.output.resolve(), options.model, by_name, training, options.local_files_only)
-    return PreparedExperiment(
-        entries,
-        work,
-        work.measure,
-        work.frames,
-        {
-            "model hash": model.identity,
-            "inputs": {c.name: c.sha256[:16] for c in captures},
-            "training": asdict(training),
-        },
-    )
+    hashes = {capture.name: capture.sha256[:16] for capture in captures}
+    listed = {"model hash": model.identity, "inputs": hashes, "training": asdict(training)}
+    return PreparedExperiment(cells, work, listed)
 
 
 def find_captures(options: ExperimentOptions, training: SceneTraining) -> list[Capture]:
@@ -252,10 +246,9 @@ def plan(
         "model": model.identity,
         "training": asdict(training),
         "edit": decisive(edit_settings(variant, training, seed)),
-        "text": prompt.text,
         "dtype": variant.given.get("dtype", "float32"),
     }
-    return Cell(capture.name, prompt.name, variant.method, variant.setting, seed, settings)
+    return Cell(capture.name, prompt, variant, seed, settings)
 
 
 # Work ---------------------------------------------------------------------------------------------
@@ -263,7 +256,7 @@ def plan(
 
 @dataclass(frozen=True)
 class SceneWork:
-    """Trains, edits and renders; see Work of the grid."""
+    """Trains, edits, renders and measures; see Work of csd_core.experiments.options."""
 
     output: Path
     model: str
@@ -273,15 +266,11 @@ class SceneWork:
 
     def __call__(self, cell: Cell, folder: Path, device: str) -> dict[str, Any]:
         """Edit a scene and render it: frames/, train.log, and the fields of cell.json."""
-        begun = time.perf_counter()
         base = self.base(cell, device)
         trained = time.perf_counter()
         run = self._train(self._edit_arguments(cell, base), folder, device)
-        seconds = {
-            "seconds": round(time.perf_counter() - trained, 1),
-            "base_seconds": round(trained - begun, 1),
-        }
-        return {**seconds, **self._render(run, base, folder)}
+        seconds = round(time.perf_counter() - trained, 1)
+        return {"seconds": seconds, **self._render(run, base, folder)}
 
     def base(self, cell: Cell, device: str) -> Path:
         """The folder of the scene before the edit; trained now if it does not exist."""
@@ -314,9 +303,9 @@ class SceneWork:
 
     def _edit_arguments(self, cell: Cell, base: Path) -> list[str]:
         training, edit = self.training, cell.settings["edit"]
-        one_view = cell.method == ONE_VIEW
+        one_view = cell.variant.method == ONE_VIEW
         manager: dict[str, Any] = {
-            "prompt": cell.settings["text"],
+            "prompt": cell.prompt.text,
             "schedule": "one-view" if one_view else "rounds",
             "sampling-steps": training.sampling_steps,
             "edit-interval": training.one_view_interval if one_view else training.interval,
@@ -373,18 +362,15 @@ class SceneWork:
             checkpoint.unlink()
         return {"depth_error": finite(errors[0]), "source_depth_error": finite(errors[1])}
 
-    def measure(self, entry: GridEntry, folder: Path, tools: "Tools") -> CellMeasures:
+    def measure(self, cell: Cell, folder: Path, tools: "Tools") -> Measures:
         """All measures of a finished cell."""
         from csd_core.evaluation import Captions
         from csd_core.evaluation.measuring import measure_views
 
-        before, after = self.frames(entry.cell, folder)
-        captions = Captions(entry.prompt.source, entry.prompt.target)
-        measures = all_measures(measure_views(before, after, captions, tools), entry.prompt, before, after)
-        record = entry.cell.record(folder)
-        for key in ("depth_error", "source_depth_error"):
-            measures[key] = CellMeasure(record[key], len(after) - 1)
-        return measures
+        before, after = self.frames(cell, folder)
+        captions = Captions(cell.prompt.source, cell.prompt.target)
+        measures = all_measures(measure_views(before, after, captions, tools), cell.prompt, before, after)
+        return {**measures, "depth_error": cell.record(folder)["depth_error"]}
 
     def frames(self, cell: Cell, folder: Path) -> tuple[list[Tensor], list[Tensor]]:
         """Novel views before and after the edit of a finished cell."""

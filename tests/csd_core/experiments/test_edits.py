@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from csd_core.errors import UserError
-from csd_core.experiments.edits import EditWork, plan, plan_extra
+from csd_core.experiments.edits import EditWork, plan
 from csd_core.experiments.grid import Cell
 from csd_core.experiments.inputs import Input, read_frames, render_clips, render_panoramas
 from csd_core.experiments.settings import Model, Prompt, Variant
@@ -14,13 +14,13 @@ SAMPLING = {"num_inference_steps": 2}
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Input:
-    return render_panoramas(tmp_path_factory.mktemp("picture"), 1, (60, 36))[0]
+def picture() -> Input:
+    return render_panoramas(1, (60, 36))[0]
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Input:
-    return render_clips(tmp_path_factory.mktemp("clip"), 1, 48, 3)[0]
+def clip() -> Input:
+    return render_clips(1, 48, 3)[0]
 
 
 def make(source: Input, model: Path, variant: Variant, seed: int = 0, **more: Any) -> Cell:
@@ -28,9 +28,8 @@ def make(source: Input, model: Path, variant: Variant, seed: int = 0, **more: An
     return plan(source, SNOW, variant, seed, model=Model.find(str(model)), **settings)
 
 
-def work_on(source: Input, model: Path, is_video: bool, extras: dict[str, Path] | None = None) -> EditWork:
-    preset = Model.find(str(model)).preset(is_video=is_video)
-    return EditWork(str(model), {source.name: source}, is_video, preset, extras or {})
+def work_on(source: Input, model: Path, is_video: bool) -> EditWork:
+    return EditWork(Model.find(str(model)), {source.name: source}, is_video)
 
 
 PANORAMA = [
@@ -105,7 +104,7 @@ def test_the_key_depends_on_seed_setting_model_and_input(
         make(picture, tiny_epsilon, Variant("csd", "", {"borders": "none"})),
         make(picture, tiny_velocity, Variant("csd")),
         make(picture, tiny_epsilon, Variant("csd"), dtype="float16"),
-        make(Input(picture.name, clip.folder, clip.sha256), tiny_epsilon, Variant("csd")),
+        make(Input(picture.name, clip.arrays), tiny_epsilon, Variant("csd")),
     ]
     assert len({cell.key for cell in cells}) == len(cells)
     assert make(picture, tiny_epsilon, Variant("csd")).key == cells[0].key
@@ -116,13 +115,3 @@ def test_settings_out_of_range_are_refused_before_the_work(tiny_epsilon: Path, p
         make(picture, tiny_epsilon, Variant("csd", "", {"batch_size": 0}))
     with pytest.raises(UserError, match="guidance_scale"):
         make(picture, tiny_epsilon, Variant("ip2p-resize", "", {"guidance_scale": 0.5}))
-
-
-def test_the_output_of_another_program_gets_the_size_of_the_source(
-    tiny_epsilon: Path, clip: Input, tmp_path: Path
-) -> None:
-    (other,) = render_clips(tmp_path / "other", 1, 32, 3)
-    cell = plan_extra(clip, SNOW, "fatezero", other)
-    work = work_on(clip, tiny_epsilon, True, {other.sha256: other.folder})
-    assert work(cell, tmp_path, "cpu")["evaluations"] is None
-    assert [tuple(frame.shape) for frame in read_frames(tmp_path / "frames")] == [(3, 48, 48)] * 3

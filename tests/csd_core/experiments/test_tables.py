@@ -1,6 +1,5 @@
 import math
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -8,12 +7,11 @@ from PIL import Image
 
 from csd_core.experiments.experiment import Experiment
 from csd_core.experiments.grid import Cell
-from csd_core.experiments.measures import CellMeasure
-from csd_core.experiments.options import GridEntry
-from csd_core.experiments.plots import write_plots, write_sheet
+from csd_core.experiments.plots import write_plot, write_sheet
 from csd_core.experiments.registry import EXPERIMENTS
+from csd_core.experiments.run import report
 from csd_core.experiments.settings import Prompt, Variant
-from csd_core.experiments.tables import MeasuredCell, TableRow, as_data, prompt_tables, rows_of, table
+from csd_core.experiments.tables import MeasuredCell, TableRow, rows_of, table
 
 SNOW, TINT = Prompt("snow", "snow", "a", "b"), Prompt("tint", "tint", "a", "c")
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
@@ -23,9 +21,8 @@ ABLATION = BY_NAME["video-ablation"]
 def measured(
     method: str, seed: int, value: float | None, prompt: Prompt = SNOW, **record: float
 ) -> MeasuredCell:
-    cell = Cell("hills", prompt.name, method, "", seed)
-    measures = {"directional_similarity": CellMeasure(value), "seam_score": CellMeasure(None)}
-    return MeasuredCell(GridEntry(cell, Variant(method), prompt), record, measures)
+    measures = {"directional_similarity": value, "seam_score": None}
+    return MeasuredCell(Cell("hills", prompt, Variant(method), seed), record, measures)
 
 
 # Tables -------------------------------------------------------------------------------------------
@@ -33,9 +30,9 @@ def measured(
 
 def test_a_row_is_mean_and_standard_error_over_its_cells() -> None:
     cells = [measured("csd", 0, 0.2), measured("sds", 0, 0.1), measured("csd", 1, 0.6)]
-    csd, sds = rows_of([*cells, measured("csd", 2, None)], ABLATION.columns)
+    csd, _, sds = rows_of([*cells, measured("csd", 2, None)], ABLATION)
     value = csd.values["directional_similarity"]
-    assert (csd.name, csd.cells, value.n, value.values) == ("csd", 3, 2, (0.2, 0.6))
+    assert (csd.name, len(csd.cells), value.values) == ("csd", 3, (0.2, 0.6))
     assert value.mean == pytest.approx(0.4)
     assert value.error == pytest.approx(math.sqrt(2 * 0.2**2 / 1) / math.sqrt(2))
     assert value.text(2) == "0.40 ± 0.20"
@@ -51,25 +48,25 @@ def test_fields_of_the_record_are_columns_too() -> None:
 
 
 def test_the_papers_numbers_stand_beside_ours() -> None:
-    rows = rows_of([measured("csd", 0, 0.25), measured("no-svgd", 0, 0.2)], ABLATION.columns)
-    text = table(ABLATION, rows, "scorer")
+    rows = rows_of([measured("csd", 0, 0.25), measured("no-svgd", 0, 0.2)], ABLATION)
+    text = table(rows, ABLATION.columns, "scorer")
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
     assert lines["method"].count("(paper)") == 3
     assert "scorer directional similarity ↑ | CLIP directional similarity (paper)" in lines["method"]
     assert "warp error" not in text  # nothing was measured
-    assert "| 0.250 | 0.32 | – | 0.957 | – | 0.236 |" in lines["csd"]
+    assert "| 0.250 | 0.320 | – | 0.957 | – | 0.236 |" in lines["csd"]
     assert "| 0.200 | 0.278 | – | 0.909 | – | 0.372 |" in lines["no-svgd"]
-    assert lines["sds"].startswith("| sds | – | – | 0.27 | – | 0.884 | – | 0.316 |")
-    data = {row["name"]: row for row in as_data(ABLATION, rows)}
+    assert lines["sds"].startswith("| sds | 0 | – | 0.270 | – | 0.884 | – | 0.316 |")
+    data = {row.name: row.data() for row in rows}
     assert data["sds"]["cells"] == 0
-    assert data["csd"]["paper"]["lpips"]["value"] == 0.236
+    assert data["csd"]["paper"]["lpips"] == "0.236"
     assert data["csd"]["values"]["directional_similarity"]["mean"] == 0.25
 
 
 def test_each_instruction_has_a_table_where_there_are_several() -> None:
     cells = [measured("csd", 0, 0.25), measured("csd", 0, 0.75, TINT)]
-    assert prompt_tables(ABLATION, cells[:1], "CLIP") == ""
-    snow, tint = prompt_tables(ABLATION, cells, "CLIP").split("### ")[1:]
+    assert "###" not in report(ABLATION, cells[:1], "CLIP", {})
+    _, snow, tint = report(ABLATION, cells, "CLIP", {}).split("### ")
     assert snow.startswith("snow\n\n| method | cells | CLIP directional similarity ↑ |")
     assert "| csd | 1 | 0.750 |" in tint
 
@@ -87,14 +84,14 @@ def test_each_instruction_has_a_table_where_there_are_several() -> None:
     ],
 )
 def test_numbers_of_the_paper(name: str, variant: str, key: str, printed: str) -> None:
-    assert str(BY_NAME[name].published[variant][key]) == printed
+    assert BY_NAME[name].published[variant][key] == printed
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_experiments_fit_together(name: str) -> None:
     experiment = BY_NAME[name]
     keys = {column.key for column in experiment.columns}
-    assert set(experiment.plot.columns) <= keys
+    assert set(experiment.plot) <= keys
     for scale in (experiment.full, experiment.mini):
         names = [variant.name for variant in scale.variants]
         assert len(set(names)) == len(names)
@@ -110,41 +107,26 @@ def rows(experiment: Experiment, is_measured: bool = True) -> list[TableRow]:
     cells = []
     for seed in range(2):
         for k, variant in enumerate(experiment.mini.variants):
-            cell = Cell("hills", "snow", variant.method, variant.setting, seed)
-            keys = experiment.plot.columns if is_measured else ()
-            measures = {key: CellMeasure(0.1 * k + 0.01 * seed) for key in keys}
-            cells.append(MeasuredCell(GridEntry(cell, variant, SNOW), {}, measures))
-    return rows_of(cells, experiment.columns)
+            measures = dict.fromkeys(experiment.plot, 0.1 * k + 0.01 * seed if is_measured else None)
+            cells.append(MeasuredCell(Cell("hills", SNOW, variant, seed), {}, measures))
+    return rows_of(cells, experiment)
 
 
 @pytest.mark.parametrize("name", ["panorama-tradeoff", "video-ablation"])
-def test_plots_are_pictures_with_every_method(tmp_path: Path, name: str) -> None:
-    experiment = BY_NAME[name]
-    png, svg = write_plots(tmp_path, experiment, rows(experiment), "scorer")
-    with Image.open(png) as image:
-        assert image.format == "PNG"
+def test_plots_show_what_was_measured(tmp_path: Path, name: str) -> None:
+    experiment, path = BY_NAME[name], tmp_path / "plot.png"
+    write_plot(path, experiment, rows(experiment), "scorer")
+    with Image.open(path) as image:
         assert len(image.convert("L").getcolors() or []) > 10
-    text = "".join(ElementTree.parse(svg).getroot().itertext())
-    assert "scorer directional similarity" in text
-    assert all(variant.method in text for variant in experiment.mini.variants)
-    first = svg.read_bytes()
-    write_plots(tmp_path, experiment, rows(experiment), "scorer")
-    assert svg.read_bytes() == first
+    write_plot(path, experiment, rows(experiment, is_measured=False), "scorer")
+    assert not path.exists()  # nor is that of an earlier run left
 
 
-def test_nothing_measured_nothing_plotted(tmp_path: Path) -> None:
-    experiment = BY_NAME["panorama-tradeoff"]
-    (tmp_path / "plot.png").write_text("of another run")
-    assert write_plots(tmp_path, experiment, rows(experiment, is_measured=False), "CLIP") == []
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_sheet_has_a_row_for_each_in_one_size(tmp_path: Path) -> None:
+def test_a_sheet_has_a_row_for_each(tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
     black, white = [torch.zeros(3, 8, 10)] * 9, [torch.ones(3, 16, 20)] * 9
     write_sheet(path, [black, white], ["source", "csd"])
     with Image.open(path) as image:
-        assert image.height == 16
-        assert 6 * 10 < image.width < 9 * 10 + 60
-        assert image.getpixel((image.width - 1, 0)) == (0, 0, 0)
-        assert image.getpixel((image.width - 1, 15)) == (255, 255, 255)
+        across, quarter = image.width * 3 // 4, image.height // 4
+        pixels = [image.convert("L").getpixel((across, quarter * k)) for k in (1, 3)]
+    assert pixels == [0, 255]

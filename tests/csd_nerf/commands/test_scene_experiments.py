@@ -182,7 +182,7 @@ def test_the_last_line_of_ns_train_is_shown_when_it_fails(
     command.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     work = SceneWork(tmp_path, "mini", {"scene": Capture("scene", capture, "0" * 64)}, TOY)
-    cell = Cell("scene", "tint", "csd", "", 0, {})
+    cell = Cell("scene", Prompt.mini("tint"), ROWS["csd"], 0)
     with pytest.raises(UserError, match="ns-train ended with 2: error: no such thing"):
         work.base(cell, "cpu")
     assert not any((tmp_path / "bases").glob("[!.]*"))  # nothing half made is taken for a base
@@ -232,7 +232,7 @@ def test_an_experiment_from_a_capture_to_tables(
     assert len(cells) == 2
     pictures = {}
     for folder, record in cells.items():
-        method = record["cell"]["method"]
+        method = record["cell"]["variant"]["method"]
         frames = sorted((folder / "frames").glob("*.png"))
         pictures[method] = [frame.read_bytes() for frame in frames]
         assert len(frames) == 3
