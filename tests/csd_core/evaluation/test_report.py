@@ -21,16 +21,12 @@ def report(measures: list[Measured], tools: Tools | None = None, **more: Any) ->
     return Report("csd-evaluate video", {}, TWO, tools or Tools(), {}, names, positions, measures, **more)
 
 
-def test_neighbours_are_one_apart():
-    assert report([]).pairs == [(0, 1), (2, 3)]
-    assert report([]).as_json()["pairs"] == [["a", "b"], ["d", "e"]]
-
-
 def test_what_is_not_defined_is_none():
     content = report(
         [measured("image_similarity", [math.nan, 0.5]), measured("fid", [], missing="why")]
     ).as_json()
     one, other = content["measures"]
+    assert content["pairs"] == [["a", "b"], ["d", "e"]]  # neighbours are one apart
     assert (one["values"], one["mean"], one["error"], one["n"]) == ([None, 0.5], 0.5, None, 1)
     assert (other["values"], other["mean"], other["missing"]) == ([], None, "why")
     json.dumps(content, allow_nan=False)
@@ -51,8 +47,7 @@ def test_numbers_of_the_scorer_are_nowhere_called_those_of_clip(
 ):
     monkeypatch.setattr(extractor, "label", "scorer")
     monkeypatch.setattr(extractor, "name", "mini scorer")
-    before = tensors(pictures(4))
-    after = tensors(darker(pictures(4)))
+    before, after = tensors(pictures(4)), tensors(darker(pictures(4)))
     several = measure_video(before, after, TWO, Tools(extractor), positions=[0, 1, 3, 4])
     whole = report(several, Tools(extractor))
     write_report(tmp_path, whole, before, after)
