@@ -8,6 +8,7 @@ import json
 import math
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from csd_core.command import run_command
 from csd_core.errors import UserError, expect
@@ -110,9 +110,7 @@ def train_command(config: DemoConfig, scene: Path, scale: int = 1) -> list[str]:
         "pipeline.model.use-appearance-embedding": config.appearance or None,
         "verbose": config.verbose or None,
     }
-    given = [
-        word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
-    ]
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     # the parser would choose a folder of smaller images where there is one
     parser = ["nerfstudio-data", "--downscale-factor", "1"]
     return [str(Path(sys.executable).with_name("ns-train")), METHOD, *given, *parser]
@@ -170,24 +168,17 @@ def finish(config: DemoConfig, run: Path, train_seconds: float, console: Console
     content = {**asdict(figures), "run": str(run), "cost": cost, "cores": os.cpu_count()}
     (config.output / "figures.json").write_text(json.dumps(content, indent=1))
     print_figures(figures, console)
-    console.print(cost_table(cost))
+    rounds = f"{statistics.mean(cost['round_seconds']):.0f} s" if cost["round_seconds"] else "none"
+    console.print(
+        f"Base training {cost['base_seconds']:.0f} s, a round of edits {rounds} (mean of "
+        f"{len(cost['round_seconds'])}), ns-train in all {train_seconds:.0f} s, peak memory "
+        f"{cost['peak_gib']:.1f} GiB"
+    )
     console.print(f"Picture: {picture}\nFigures: {config.output / 'figures.json'}")
     local = "--viewer.websocket-host 127.0.0.1"  # by default ns-viewer listens on every interface
     console.print(f"View it: ns-viewer {local} --load-config {run / 'config.yml'}")
     quality = replace(Quality.read(run), base=figures.base_to_photo)  # of all held-out views, at every pixel
     console.print(quality.verdict(), soft_wrap=True)
-
-
-def cost_table(cost: dict[str, Any]) -> Table:
-    """What measure_cost found, for printing."""
-    rounds = cost["round_seconds"]
-    table = Table("what", "value", title="Cost")
-    table.add_row("base training", f"{cost['base_seconds']:.0f} s")
-    if rounds:
-        table.add_row(f"a round of edits (mean of {len(rounds)})", f"{sum(rounds) / len(rounds):.0f} s")
-    table.add_row("ns-train in all", f"{cost['train_seconds']:.0f} s")
-    table.add_row("peak memory", f"{cost['peak_gib']:.1f} GiB")
-    return table
 
 
 def main() -> int:

@@ -79,14 +79,14 @@ class Quality:
         if not math.isnan(value):
             self.base = value
             good = f"The scene renders held-out photos at {value:.1f} dB."
-            _report(good, base_problem(value))
+            _report(good, problems(base=value))
 
     def round_is(self, number: int, value: float) -> None:
         """Record a round's dB and print it; NaN is ignored."""
         if not math.isnan(value):
             self.rounds[str(number)] = value
             good = f"Round {number}: the scene renders its edited views at {value:.1f} dB."
-            _report(good, follows_problem(value), f"round {number}: ")
+            _report(good, problems(follows=value), f"round {number}: ")
 
     def edits_are(self, number: int, edits: Iterable[EditedView]) -> None:
         """Measure whether the edits of a round agree; print a warning where they do not."""
@@ -94,7 +94,7 @@ class Quality:
         spread = hue_spread(*zip(*pairs, strict=True))
         if not math.isnan(spread):
             self.hues[str(number)] = spread
-            _report("", hues_problem(spread), f"round {number}: ")
+            _report("", problems(spread=spread), f"round {number}: ")
 
     @property
     def follows(self) -> float:
@@ -113,9 +113,8 @@ class Quality:
     def verdict(self) -> str:
         """Whether the result can be trusted, in one line."""
         base = math.nan if self.base is None else self.base
-        problems = [base_problem(base), follows_problem(self.follows), hues_problem(self.spread)]
-        if any(problems):
-            return f"The result can NOT be trusted: {'; '.join(filter(None, problems))}."
+        if found := problems(base, self.follows, self.spread):
+            return f"The result can NOT be trusted: {'; '.join(found)}."
         measured = [
             f"the scene renders {what} at {value:.1f} dB (at least {least:g})"
             for what, value, least in (
@@ -127,43 +126,34 @@ class Quality:
         return f"The result can be trusted: {', '.join(measured)}." if measured else "Quality: not measured."
 
 
-def base_problem(value: float) -> str | None:
-    """What too few dB of the base mean, and what to try; None where they suffice or are NaN."""
-    if not value < BASE_AT_LEAST:
-        return None
-    return (
-        f"held-out photos are rendered at {value:.1f} dB, expected at least {BASE_AT_LEAST:g}: the scene "
-        "was not reconstructed, and its edits will be fog; check the poses (ns-process-data), take more "
-        "photos that overlap, raise --base-steps, or, where the exposure changes from photo to photo, give "
-        "--pipeline.model.use-appearance-embedding True (--appearance of csd-demo)"
-    )
+def problems(base: float = math.nan, follows: float = math.nan, spread: float = math.nan) -> list[str]:
+    """What each figure outside its limit means, and what to try; NaN has no problem."""
+    edit, found = "--pipeline.datamanager.edit", []
+    if base < BASE_AT_LEAST:
+        found.append(
+            f"held-out photos are rendered at {base:.1f} dB, expected at least {BASE_AT_LEAST:g}: the scene "
+            "was not reconstructed, and its edits will be fog; check the poses (ns-process-data), take more "
+            "photos that overlap, raise --base-steps, or, where the exposure changes from photo to photo, "
+            "give --pipeline.model.use-appearance-embedding True (--appearance of csd-demo)"
+        )
+    if follows < FOLLOWS_AT_LEAST:
+        found.append(
+            f"edited views are rendered at {follows:.1f} dB, expected at least {FOLLOWS_AT_LEAST:g}: the "
+            "edits disagree or had too few steps; look at the round's contact sheet, lower "
+            f"{edit}.guidance-scale, or raise {edit}-interval"
+        )
+    if spread > HUES_AT_MOST:
+        found.append(
+            f"the views were edited in different colours (hues spread by {spread:.0f} degrees, expected at "
+            f"most {HUES_AT_MOST:g}); look at the round's contact sheet, try another {edit}.seed, or raise "
+            f"{edit}.bandwidth-factor"
+        )
+    return found
 
 
-def follows_problem(value: float) -> str | None:
-    """What too few dB of a round mean, and what to try; None where they suffice or are NaN."""
-    if not value < FOLLOWS_AT_LEAST:
-        return None
-    return (
-        f"edited views are rendered at {value:.1f} dB, expected at least {FOLLOWS_AT_LEAST:g}: the edits "
-        "disagree or had too few steps; look at the round's contact sheet, lower "
-        "--pipeline.datamanager.edit.guidance-scale, or raise --pipeline.datamanager.edit-interval"
-    )
-
-
-def hues_problem(spread: float) -> str | None:
-    """What too wide a spread of hues means, and what to try; None where it is narrow or NaN."""
-    if not spread > HUES_AT_MOST:
-        return None
-    return (
-        f"the views were edited in different colours (hues spread by {spread:.0f} degrees, expected at most "
-        f"{HUES_AT_MOST:g}); look at the round's contact sheet, try another "
-        "--pipeline.datamanager.edit.seed, or raise --pipeline.datamanager.edit.bandwidth-factor"
-    )
-
-
-def _report(good: str, problem: str | None, of: str = "") -> None:
-    if problem:
-        CONSOLE.print(f"warning: {of}{problem}", style="yellow")
+def _report(good: str, found: list[str], of: str = "") -> None:
+    if found:
+        CONSOLE.print(f"warning: {of}{found[0]}", style="yellow")
     elif good:
         CONSOLE.print(good)
 

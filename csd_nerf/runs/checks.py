@@ -1,7 +1,6 @@
 """Checks of a run before training starts, in seconds, before anything is written."""
 
 import copy
-import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -100,14 +99,11 @@ def _check_settings(config: "CSDTrainerConfig", manager: CSDDataManagerConfig, *
 def _check_devices(machine: MachineConfig, datamanager: CSDDataManagerConfig) -> None:
     kind, number = machine.device_type, machine.num_devices
     expect(machine.num_machines == 1, "machine.num_machines", "1", machine.num_machines)
-    if kind == "cuda" and not torch.cuda.is_available():
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(kind, True):
         raise UserError(
-            "machine.device_type: expected a CUDA device, found none; use ns-train csd-nerf2nerf-tiny, or "
-            "--machine.device-type cpu --pipeline.model.implementation torch"
-        )
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise UserError(
-            "machine.device_type: expected an mps device, found none; use --machine.device-type cpu"
+            f"machine.device_type: expected a {kind.upper()} device, found none; use ns-train "
+            "csd-nerf2nerf-tiny, or --machine.device-type cpu --pipeline.model.implementation torch"
         )
     most = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, number)
     expect(1 <= number <= max(most, 1), "machine.num_devices", f"1 to the number of {kind} devices", number)
@@ -126,15 +122,11 @@ def _check_writable(folder: Path) -> None:
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent
     try:
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise PermissionError(f"no permission to write to {parent}")
         with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"output folder {folder}: cannot be written ({reason}); choose another --output-dir"
-        ) from error
+        message = f"output folder {folder}: cannot be written ({error.strerror}); choose another --output-dir"
+        raise UserError(message) from error
 
 
 def _check_data(datamanager: CSDDataManagerConfig) -> DataparserOutputs:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from csd_core.errors import UserError, expect
 from csd_core.evaluation.metrics.depth import Pinholes
-from csd_nerf.runs.checkpoint import read_checkpoint
+from csd_nerf.runs.checkpoint import BASE_FOLDER, read_checkpoint
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
@@ -65,8 +65,6 @@ def base_checkpoint(run: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    from csd_nerf.runs.checkpoint import BASE_FOLDER
-
     found = sorted((run / BASE_FOLDER).glob("step-*.ckpt"))
     if not found:
         raise UserError(
@@ -91,10 +89,15 @@ def open_scene(run: Path) -> Scene:
 
     config_path = find_run(run)
     checkpoints = latest_checkpoint(config_path).parent
+
+    def load_from(config: "TrainerConfig") -> "TrainerConfig":
+        """nerfstudio looks where the run was trained; it may have been moved since."""
+        config.load_step = None
+        config.get_checkpoint_dir = lambda: checkpoints  # type: ignore[method-assign]
+        return config
+
     with mock.patch(LPIPS_CLASS, LazyLPIPS):  # a run of plain nerfacto would download AlexNet here
-        config, pipeline, _, _ = eval_setup(
-            config_path, test_mode="test", update_config_callback=_load_from(checkpoints)
-        )
+        config, pipeline, _, _ = eval_setup(config_path, test_mode="test", update_config_callback=load_from)
     return Scene(config, pipeline)
 
 
@@ -126,17 +129,6 @@ def load_weights(pipeline: "Pipeline", checkpoint: Path) -> None:
         raise UserError(f"{checkpoint}: a checkpoint of another scene: {reason}") from error
 
 
-def _load_from(checkpoints: Path) -> Any:
-    """nerfstudio looks for checkpoints where the run was trained; the run may have been moved since."""
-
-    def update(config: "TrainerConfig") -> "TrainerConfig":
-        config.load_step = None
-        config.get_checkpoint_dir = lambda: checkpoints  # type: ignore[method-assign]
-        return config
-
-    return update
-
-
 def novel_cameras(scene: Scene, num_views: int, width: int | None = None) -> "Cameras":
     """Cameras on the path from one camera of the capture to the next, VIEWS_BETWEEN each, in order.
 
@@ -149,11 +141,10 @@ def novel_cameras(scene: Scene, num_views: int, width: int | None = None) -> "Ca
         width: of the renders in pixels, where smaller than the capture's.
 
     Raises:
-        UserError: fewer than 1 view, 2 captured cameras or 16 pixels.
+        UserError: fewer than 2 captured cameras.
     """
     from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
 
-    expect(num_views >= 1, "num-views", "at least 1", num_views)
     captured = cast(Any, scene.pipeline.datamanager).train_dataset.cameras.to("cpu")
     expect(len(captured) >= 2, "capture", "at least 2 cameras", len(captured))
     each = 2 * VIEWS_BETWEEN + 1  # from one captured camera to the next; every second one is kept
@@ -190,10 +181,8 @@ def cameras_from_file(path: Path, width: int | None = None) -> "Cameras":
 
 def _at_most(cameras: "Cameras", width: int | None) -> "Cameras":
     widest = int(cast(Tensor, cameras.width).max())
-    if width is not None:
-        expect(width >= 16, "width", "at least 16 pixels", width)
-        if width < widest:
-            cameras.rescale_output_resolution(width / widest)
+    if width is not None and width < widest:
+        cameras.rescale_output_resolution(width / widest)
     return cameras
 
 

@@ -123,15 +123,11 @@ def test_views_edited_in_different_colors_are_warned_of(capsys: pytest.CaptureFi
     assert quality.verdict().startswith("The result can be trusted")
     quality.edits_are(2, rounds_of(outcomes))
     quality.edits_are(3, rounds_of([outcomes[1]] * len(outcomes)))
+    photo = torch.full((3, *SIZE), 200, dtype=torch.uint8)
+    quality.edits_are(4, [EditedView(0, photo, photo, photo - 100)])
+    assert quality.hues.keys() == {"1", "2", "3"}, "grey edits have no hue"
     printed = capsys.readouterr().out
     assert printed.count("warning: round 2:") == 1
     assert printed.count("warning:") == 1
     assert "different colours" in quality.verdict()
     assert quality.verdict().startswith("The result can NOT be trusted")
-
-
-def test_grey_edits_have_no_hue() -> None:
-    quality = Quality()
-    photo = torch.full((3, *SIZE), 200, dtype=torch.uint8)
-    quality.edits_are(1, [EditedView(0, photo, photo, photo - 100)])
-    assert quality == Quality()
