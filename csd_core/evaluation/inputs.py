@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -70,6 +71,7 @@ class FramePairs:
         sources: those that are intact in both, (3, H, W) in [0, 1] each; can be iterated several times.
         edited: as many.
         positions: of these pairs among the selected frames.
+        names: of the sources.
         broken: an error message for each file that cannot be read.
     """
 
@@ -77,12 +79,8 @@ class FramePairs:
     sources: Iterable[Tensor]
     edited: Iterable[Tensor]
     positions: tuple[int, ...]
+    names: list[str]
     broken: tuple[str, ...]
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the sources."""
-        return [self.selected.names[k] for k in self.positions]
 
     def masks(self, path: Path, max_pixels: int = MAX_PIXELS) -> Iterable[Tensor]:
         """A mask (H, W) for each pair; see open_masks."""
@@ -113,9 +111,9 @@ def read_frame_pairs(
     before = _read_frames(source, selection, max_frames, max_pixels)
     after = _read_frames(edited, slice(None), sys.maxsize, max_pixels)
     got = f"{after.num_frames}; name the edit of {source}, with --frames where a part of it was edited"
-    counts = f"{before.total} frames as {source}" + (
-        "" if before.total == before.num_frames else f", or {before.num_frames} as are selected of it"
-    )
+    counts = f"{before.total} frames as {source}"
+    if before.total != before.num_frames:
+        counts += f", or {before.num_frames} as are selected of it"
     expect(after.num_frames in (before.total, before.num_frames), str(edited), counts, got)
     if after.num_frames != before.num_frames:
         after = after.only(before.indices)
@@ -124,7 +122,8 @@ def read_frame_pairs(
     lines = (*before.broken.values(), *after.broken.values())
     whole = [k for k in range(before.num_frames) if k not in before.broken and k not in after.broken]
     expect(bool(whole), str(edited), "a frame that can be read in both", "none")
-    return FramePairs(before, before.images(whole), after.images(whole), tuple(whole), lines)
+    names = [before.names[k] for k in whole]
+    return FramePairs(before, before.images(whole), after.images(whole), tuple(whole), names, lines)
 
 
 def _read_frames(path: Path, selection: slice, max_frames: int, max_pixels: int) -> Frames:
@@ -171,32 +170,26 @@ def on_white(picture: Picture) -> Tensor:
     return torch.lerp(torch.ones(()), colours, torch.from_numpy(picture.alpha.astype(np.float32) / top))
 
 
-@dataclass(frozen=True)
-class PanoramaFiles:
-    """A panorama and its edit, as files of one size.
+class PanoramaFiles(NamedTuple):
+    """A panorama and its edit, as files of one size (H, W)."""
 
-    Attributes:
-        name: of the source, without its folder.
-        size: height and width.
-    """
-
-    name: str
     size: tuple[int, int]
     source: Path
     edited: Path
     mask: Path | None
 
+    @property
+    def name(self) -> str:
+        """Of the source, without its folder."""
+        return self.source.name
+
 
 @lru_cache(maxsize=1)  # every measure iterates again: a single panorama is decoded once
 def read_pair(files: PanoramaFiles, borders: Borders | None, max_pixels: int = MAX_PIXELS) -> PanoramaPair:
     """The two images and their mask."""
-    source, edited = (
-        on_white(read_picture(path, max_pixels=max_pixels)) for path in (files.source, files.edited)
-    )
-    mask = None
-    if files.mask:
-        mask = torch.from_numpy(read_mask(files.mask, size=files.size, max_pixels=max_pixels))
-    return PanoramaPair(source, edited, mask, borders)
+    pair = (on_white(read_picture(path, max_pixels=max_pixels)) for path in (files.source, files.edited))
+    mask = files.mask and torch.from_numpy(read_mask(files.mask, size=files.size, max_pixels=max_pixels))
+    return PanoramaPair(*pair, mask, borders)
 
 
 def read_panorama_files(
@@ -211,7 +204,7 @@ def read_panorama_files(
         max_pixels: limit of pixels of an image.
 
     Returns:
-        The pairs that can be read, in natural order of names, and an error message for each other image.
+        The pairs that can be read, in natural order of names, and an error message for each other pair.
 
     Raises:
         UserError: a file that was named is missing or broken, the folders differ in names, or a pair or its
@@ -225,22 +218,17 @@ def read_panorama_files(
     trios = [(source, edited, mask)] if one else _matched(source, edited, mask)
     pairs, broken = [], []
     for before, after, over in trios:
-        sizes, lines = [], []
-        for path in (before, after):
-            try:
-                sizes.append(read_picture(path, max_pixels=max_pixels).size)
-            except UserError as error:
-                if one:
-                    raise
-                lines.append(str(error))
-        broken += lines
-        if lines:
+        try:
+            size, other = (read_picture(path, max_pixels=max_pixels).size for path in (before, after))
+        except UserError as error:
+            if one:
+                raise
+            broken.append(str(error))
             continue
-        got = f"{sides(sizes[1])}; scale them alike"
-        expect(sizes[0] == sizes[1], str(after), f"{sides(sizes[0])} as {before}", got)
+        expect(size == other, str(after), f"{sides(size)} as {before}", f"{sides(other)}; scale them alike")
         if over:
-            read_mask(over, size=sizes[0], max_pixels=max_pixels)
-        pairs.append(PanoramaFiles(before.name, sizes[0], before, after, over))
+            read_mask(over, size=size, max_pixels=max_pixels)
+        pairs.append(PanoramaFiles(size, before, after, over))
     expect(bool(pairs), str(edited), "a panorama that can be read in both", f"none: {' '.join(broken[:1])}")
     return pairs, broken
 

@@ -1,8 +1,11 @@
 """The CLIP measures of the paper (arXiv:2307.04787), on features: no model in here.
 
-Features are (N, D) of floats, one row for each image or text, of any length: they are normalised inside. Each
-measure is a cosine in float64: 1 the same direction, 0 unrelated, -1 opposite. It is NaN for an item where a
-feature is zero, or a change of features no longer than LEAST_CHANGE; its neighbours are not affected.
+Features are (N, D) of floats, one row for each image or text, of any length: they are normalised inside. s:
+of the sources, e: of their edits, row by row, in order of time or along the path of the camera; t, t': of the
+captions of source and intended edit, (D,) for all or (N, D). Each measure is a cosine in float64: 1 the same
+direction, 0 unrelated, -1 opposite; higher is better. It has a value for each row, or for each pair of
+consecutive rows (N - 1). It is NaN where a feature is zero, or a change of features no longer than
+LEAST_CHANGE; neighbours are not affected.
 
 The paper measures with OpenCLIP ViT-bigG-14. Cosines of different models are not comparable.
 """
@@ -19,35 +22,21 @@ LEAST_CHANGE = 1e-5
 
 
 def image_similarity(source: Tensor, edited: Tensor) -> Tensor:
-    """Similarity of each image to its source: cos(e, s).
+    """Similarity of each image to its source: cos(e, s), (N,).
 
-    Higher is more faithful to the source; an image that was not edited has 1, so read it beside
-    directional_similarity. Source-target image similarity of InstructPix2Pix (arXiv:2211.09800); figures 5
-    and 7 and table 10 of the paper, where the headings of the two measures in table 10 look exchanged.
-
-    Args:
-        source: (N, D), s.
-        edited: (N, D), e, row by row.
-
-    Returns:
-        (N,) in [-1, 1].
+    An image that was not edited has 1, so read it beside directional_similarity. Source-target image
+    similarity of InstructPix2Pix (arXiv:2211.09800); figures 5 and 7 and table 10 of the paper, where the
+    headings of the two measures in table 10 look exchanged.
     """
     return _cosine(_unit(source), _unit(edited))
 
 
 def text_similarity(images: Tensor, text: Tensor) -> Tensor:
-    """Similarity of each image to a text: cos(i, t).
+    """Similarity of each image to a text: cos(e, t'), (N,).
 
-    Higher is better; good values are far below 1, since images and texts lie apart: 0.32 to 0.45 in table 5
-    of the paper. Its "CLIP image-text similarity"; section 4.3 names this for scenes, but tables 2 and 4 say
-    directional similarity.
-
-    Args:
-        images: (N, D), i.
-        text: (D,) for all, or (N, D), t.
-
-    Returns:
-        (N,) in [-1, 1].
+    Good values are far below 1, since images and texts lie apart: 0.32 to 0.45 in table 5 of the paper. Its
+    "CLIP image-text similarity"; section 4.3 names this for scenes, but tables 2 and 4 say directional
+    similarity.
     """
     return _cosine(_unit(images), _unit(text))
 
@@ -55,74 +44,43 @@ def text_similarity(images: Tensor, text: Tensor) -> Tensor:
 def directional_similarity(
     source: Tensor, edited: Tensor, source_text: Tensor, target_text: Tensor
 ) -> Tensor:
-    """Similarity of the change of the images to the change of the texts: cos(e - s, t' - t), normalised.
+    """Similarity of the change of the images to the change of the texts: cos(e - s, t' - t), (N,).
 
-    Higher is better. NaN for an item whose image or text did not change. The direction of StyleGAN-NADA
-    (arXiv:2108.00946), used for pairs of images and of captions by InstructPix2Pix (arXiv:2211.09800);
-    figure 5 and tables 1 to 4, 9 and 10 of the paper.
-
-    Args:
-        source: (N, D), s.
-        edited: (N, D), e, row by row.
-        source_text: (D,) for all, or (N, D), t: caption of the source.
-        target_text: likewise, t': caption of the intended edit.
-
-    Returns:
-        (N,) in [-1, 1] or NaN.
+    NaN for an item whose image or text did not change. The direction of StyleGAN-NADA (arXiv:2108.00946),
+    used for pairs of images and of captions by InstructPix2Pix (arXiv:2211.09800); figure 5 and tables 1 to
+    4, 9 and 10 of the paper.
     """
     return _cosine(_direction(source, edited), _direction(source_text, target_text))
 
 
 def consistency(features: Tensor) -> Tensor:
-    """Similarity of consecutive frames: cos(f_k, f_{k+1}).
+    """Similarity of consecutive frames: cos(e_k, e_{k+1}), (N - 1,).
 
-    Higher is better; a still clip has 1, whatever it shows. "CLIP image consistency" between consecutive
-    frames or novel views: tables 1 to 4 and 9 of the paper.
-
-    Args:
-        features: (N, D), f, in order of time or along the path of the camera.
-
-    Returns:
-        (N - 1,) in [-1, 1]; empty for one frame.
+    A still clip has 1, whatever it shows. "CLIP image consistency" between consecutive frames or novel views:
+    tables 1 to 4 and 9 of the paper.
     """
     units = _unit(features)
     return _cosine(units[:-1], units[1:])
 
 
 def direction_consistency(source: Tensor, edited: Tensor) -> Tensor:
-    """Similarity of the edits of consecutive views: cos(e_k - s_k, e_{k+1} - s_{k+1}).
+    """Similarity of the edits of consecutive views: cos(e_k - s_k, e_{k+1} - s_{k+1}), (N - 1,).
 
-    Higher is better. NaN for a pair in which one view did not change. After the CLIP direction consistency of
-    Instruct-NeRF2NeRF (arXiv:2303.12789), which is ambiguous: readers quote its appendix C as
-        (C(e_k) - C(s_k)) . (C(e_{k+1}) - C(e_k))
-    ask whether it means the product above or that of C(s_{k+1}) - C(s_k) and C(e_{k+1}) - C(e_k), and get no
-    clear answer (issues 28, 82 and 91 of ayaanzhaque/instruct-nerf2nerf). So do not compare these values with
-    its table. The paper does not report this measure.
-
-    Args:
-        source: (N, D), s, along the path of the camera.
-        edited: (N, D), e, row by row.
-
-    Returns:
-        (N - 1,) in [-1, 1] or NaN; empty for one view.
+    NaN for a pair in which one view did not change. After the CLIP direction consistency of
+    Instruct-NeRF2NeRF (arXiv:2303.12789), whose formula in appendix C is read in several ways (issues 28, 82
+    and 91 of ayaanzhaque/instruct-nerf2nerf): do not compare these values with its table. The paper does not
+    report this measure.
     """
     directions = _direction(source, edited)
     return _cosine(directions[:-1], directions[1:])
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float, int]:
-    """Mean of the values that are not NaN, its standard error sd / sqrt(n), and their number n.
+    """Mean of the values (N,) that are not NaN, its standard error sd / sqrt(n), and their number n.
 
     sd has n - 1 degrees of freedom. The error assumes independent values, which those of consecutive frames
-    are not: there it is too small. The paper does not define its ±.
-
-    Args:
-        values: (N,) of floats, finite or NaN.
-
-    Returns:
-        mean: NaN where n is 0.
-        error: at least 0; NaN where n is below 2.
-        n: number of values that count; report it, since left-out items do not show in the mean.
+    are not: there it is too small. The paper does not define its ±. NaN: the mean where n is 0, the error
+    where n is below 2.
     """
     counted = values[~values.isnan()].double()
     count = len(counted)
