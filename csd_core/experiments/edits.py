@@ -22,6 +22,7 @@ from csd_core.canvas.panorama import Panorama
 from csd_core.canvas.video import VideoEdit
 from csd_core.denoisers.base import Denoiser, SamplingConfig
 from csd_core.denoisers.families import load_denoiser
+from csd_core.denoisers.runtime.device import as_dtype, dtype_name
 from csd_core.engine.config import MethodConfig
 from csd_core.engine.methods import VARIANTS
 from csd_core.experiments.experiment import Experiment, Scale
@@ -62,13 +63,13 @@ def prepare_images(experiment: Experiment, options: ExperimentOptions) -> Prepar
     choices = options.choices(scale, model.is_mini)
     inputs = find_inputs(options, scale, is_video)
     chosen = {
-        "dtype": options.precision,
+        "dtype": dtype_name(as_dtype(options.dtype, torch.device(options.device or "cpu"))),
         "num_steps": options.num_steps or scale.num_steps,
         "stride": options.stride or scale.stride,
     }
     make = partial(plan, model=model, is_video=is_video, **chosen)
     cells = [make(source, *choice, seed) for seed in options.seeds for source in inputs for choice in choices]
-    work = EditWork(model, {source.name: source for source in inputs}, is_video, options.local_files_only)
+    work = EditWork(model, {source.sha256: source for source in inputs}, is_video, options.local_files_only)
     height, width = inputs[0].arrays[0].shape[:2]
     listed = {
         "model hash": model.identity,
@@ -123,9 +124,8 @@ def plan(
         seed: of the edit.
         model: the editor.
         is_video: of a clip, not of a picture.
-        dtype: name of the model's data type, where the variant does not set it.
-        num_steps: of optimisation, where the variant does not set them. None: the preset's.
-        stride: latent pixels from window to window, for pictures. None: the preset's.
+        dtype, num_steps: where the variant does not set them.
+        stride: latent pixels from window to window, for pictures.
 
     Raises:
         UserError: a setting out of range.
@@ -153,7 +153,7 @@ class EditWork:
 
     Attributes:
         model: the editor.
-        inputs: by name.
+        inputs: by hash.
         is_video: clips, not pictures.
         local_files_only: never access the network.
     """
@@ -181,7 +181,7 @@ class EditWork:
     def source(self, cell: Cell) -> list[Tensor]:
         """The frames (3, H, W) as the cell edits them: its variant may set another size."""
         width, height = cell.variant.given.get("size", (None, None))
-        frames = self.inputs[cell.input].frames
+        frames = self.inputs[cell.settings["input"]].frames
         return [resize(frame, (height, width)) for frame in frames] if width else frames
 
     def frames(self, cell: Cell, folder: Path) -> tuple[list[Tensor], list[Tensor]]:

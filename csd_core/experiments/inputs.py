@@ -79,9 +79,6 @@ def read_inputs(
         paths = [source] if stills else entries
     wanted = "videos or folders of frames" if is_video else "pictures"
     expect(len(paths) > 0, "inputs", f"a folder of {wanted}", f"{source}, which has none")
-    names = [path.stem for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    expect(not twice, "inputs", "names that differ without their suffix", ", ".join(twice))
     inputs = []
     for path in paths[:num_inputs]:
         if is_video:

@@ -37,12 +37,13 @@ def true_measures(prompt: Prompt, before: Sequence[Tensor], after: Sequence[Tens
         picture, in degrees; share of them whose nearest true edit is the commonest one.
     """
     from csd_core.evaluation.metrics.pixels import hue_spread
+    from csd_core.mini_editor.edits import INSTRUCTIONS
 
     psnr, _ = nearest_true_edit(prompt.instruction, before, after)
     measures: Measures = {"psnr_true": psnr}
     if len(after) == 1:
         measures["psnr_corners"], _ = nearest_true_edit(prompt.instruction, before, after, corners=True)
-    if prompt.is_choice:
+    if INSTRUCTIONS[prompt.instruction].kind == "choice":
         if len(after) == 1:
             before, after = parts(before[0]), parts(after[0])
         _, measures["share"] = nearest_true_edit(prompt.instruction, before, after)

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 import tyro
 from torch import Tensor
 
 from csd_core.choices import DType
-from csd_core.denoisers.runtime.device import as_dtype, dtype_name
 from csd_core.errors import expect
 from csd_core.experiments.experiment import Experiment, Scale
 from csd_core.experiments.grid import Cell
@@ -78,11 +76,6 @@ class ExperimentOptions:
         expect(len(self.seeds) > 0, "seeds", "at least one", "none")
         expect(all(seed >= 0 for seed in self.seeds), "seeds", "0 or more", self.seeds)
         expect(len(set(self.seeds)) == len(self.seeds), "seeds", "different ones", self.seeds)
-
-    @property
-    def precision(self) -> str:
-        """Name of the data type of the model."""
-        return dtype_name(as_dtype(self.dtype, torch.device(self.device or "cpu")))
 
     def prompts_of(self, scale: Scale, is_mini: bool) -> list[Prompt]:
         """The chosen instructions.

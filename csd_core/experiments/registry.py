@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from csd_core.engine.config import EditConfig
-from csd_core.errors import expect
 from csd_core.experiments import paper
 from csd_core.experiments.experiment import Column, Experiment, Scale
 from csd_core.experiments.paper import CONSISTENCY, DIRECTIONAL, SIMILARITY
@@ -340,14 +339,3 @@ EXPERIMENTS = (
         "change fitted as an affine map of the source's colours.",
     ),
 )
-
-
-def find_experiment(name: str, known: Sequence[Experiment]) -> Experiment:
-    """The experiment of a name.
-
-    Raises:
-        UserError: there is none.
-    """
-    by_name = {experiment.name: experiment for experiment in known}
-    expect(name in by_name, "experiment", f"one of {', '.join(by_name)}", name or "nothing")
-    return by_name[name]

@@ -48,13 +48,6 @@ class Prompt:
         expect(name in INSTRUCTIONS, "prompts", f"some of {', '.join(INSTRUCTIONS)}", name)
         return cls(name, INSTRUCTIONS[name].wordings[0], *canonical_captions(name), instruction=name)
 
-    @property
-    def is_choice(self) -> bool:
-        """Whether several edits are right, so that particles may disagree."""
-        from csd_core.mini_editor.edits import INSTRUCTIONS
-
-        return bool(self.instruction) and INSTRUCTIONS[self.instruction].kind == "choice"
-
 
 def read_prompts(path: Path) -> list[Prompt]:
     """Instructions from a JSON list of {"name", "text", "source", "target"}.

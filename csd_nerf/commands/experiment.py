@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from csd_core.command import run_command
+from csd_core.errors import expect
 from csd_core.experiments.edits import prepare_images
 from csd_core.experiments.options import ExperimentOptions
-from csd_core.experiments.registry import EXPERIMENTS, find_experiment
+from csd_core.experiments.registry import EXPERIMENTS
 from csd_core.experiments.run import run_experiment
 from csd_nerf.commands.scene_experiments import SCENE_EXPERIMENTS, prepare_scenes
 
@@ -18,7 +19,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
     def experiment(options: ExperimentOptions) -> None:
         """Run an experiment of the paper on a grid of inputs, instructions, methods, settings and seeds."""
-        found = find_experiment(options.name, (*EXPERIMENTS, *SCENE_EXPERIMENTS))
+        known = {one.name: one for one in (*EXPERIMENTS, *SCENE_EXPERIMENTS)}
+        expect(options.name in known, "experiment", f"one of {', '.join(known)}", options.name or "nothing")
+        found = known[options.name]
         prepare = prepare_scenes if found.domain == "scene" else prepare_images
         run_experiment(found, prepare, options, shlex.join(["csd-experiment", *words]))
 

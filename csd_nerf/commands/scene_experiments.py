@@ -66,11 +66,6 @@ RENDERED_SIZE = 128
 """Side of a rendered photo, in pixels."""
 NOT_FOR_SCENES = ("num_frames", "num_steps", "stride", "dtype")
 """Options of csd-experiment."""
-VARIED = (
-    *("batch_size", "learning_rate", "baseline", "bandwidth_factor", "mixing", "shared_noise", "seed"),
-    *("guidance_scale", "image_guidance_scale", "num_steps", "noise_pool"),
-)
-"""Fields of EditConfig that are passed to ns-train."""
 
 
 @dataclass(frozen=True)
@@ -224,13 +219,17 @@ def find_captures(options: ExperimentOptions, training: SceneTraining) -> list[C
     return [Capture.of(folder) for folder in folders[: options.num_inputs]]
 
 
-def edit_settings(variant: Variant, training: SceneTraining, seed: int) -> EditConfig:
-    """Of a row, from the method's preset; Instruct-NeRF2NeRF's schedule uses only the guidance."""
+def usual_settings(training: SceneTraining) -> EditConfig:
+    """Of the method's preset."""
     from csd_nerf.csd_config import csd_nerf2nerf, csd_nerf2nerf_tiny
 
     preset = csd_nerf2nerf_tiny if training.method.endswith("tiny") else csd_nerf2nerf
-    edit: EditConfig = cast(Any, preset.config.pipeline).datamanager.edit
-    edit = replace(edit, batch_size=training.views, seed=seed)
+    return cast(Any, preset.config.pipeline).datamanager.edit
+
+
+def edit_settings(variant: Variant, training: SceneTraining, seed: int) -> EditConfig:
+    """Of a row, from the method's preset; Instruct-NeRF2NeRF's schedule uses only the guidance."""
+    edit = replace(usual_settings(training), batch_size=training.views, seed=seed)
     if variant.method == ONE_VIEW:
         return replace(edit, batch_size=1)
     given = {name: value for name, value in variant.given.items() if name not in ("lr_factor", "dtype")}
@@ -302,7 +301,8 @@ class SceneWork:
         return render_views(scene.pipeline, cameras)
 
     def _edit_arguments(self, cell: Cell, base: Path) -> list[str]:
-        training, edit = self.training, cell.settings["edit"]
+        training, usual = self.training, decisive(usual_settings(self.training))
+        varied = {k: value for k, value in cell.settings["edit"].items() if value != usual[k]}
         one_view = cell.variant.method == ONE_VIEW
         manager: dict[str, Any] = {
             "prompt": cell.prompt.text,
@@ -310,7 +310,7 @@ class SceneWork:
             "sampling-steps": training.sampling_steps,
             "edit-interval": training.one_view_interval if one_view else training.interval,
             "model-dtype": cell.settings["dtype"],
-            **{f"edit.{name.replace('_', '-')}": edit[name] for name in VARIED},
+            **{f"edit.{name.replace('_', '-')}": value for name, value in varied.items()},
         }
         options: dict[str, Any] = {
             "base-steps": training.base_steps,

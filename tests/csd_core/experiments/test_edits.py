@@ -29,7 +29,7 @@ def make(source: Input, model: Path, variant: Variant, seed: int = 0, **more: An
 
 
 def work_on(source: Input, model: Path, is_video: bool) -> EditWork:
-    return EditWork(Model.find(str(model)), {source.name: source}, is_video)
+    return EditWork(Model.find(str(model)), {source.sha256: source}, is_video)
 
 
 PANORAMA = [

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from csd_core.errors import UserError
 from csd_core.experiments import grid
@@ -106,21 +105,6 @@ def test_two_runs_share_a_folder_and_no_cell_is_edited_twice(
         runs = [pool.submit(run_grid, CELLS, work, tmp_path) for _ in range(2)]
     assert [run.result() for run in runs] == [[], []]
     assert sorted(work.calls) == [0, 1, 2, 3]
-
-
-def test_a_cell_that_another_process_finished_before_the_lock_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    work = Counting()
-
-    def late(*arguments: Any, **options: Any) -> FileLock:
-        monkeypatch.setattr(grid, "FileLock", FileLock)
-        run_grid(CELLS[:1], work, tmp_path)
-        return FileLock(*arguments, **options)
-
-    monkeypatch.setattr(grid, "FileLock", late)
-    assert edit_cell(CELLS[0], work, tmp_path, "cpu") == "there"
-    assert work.calls == [0]
 
 
 def test_a_cell_is_locked_while_its_process_lives_and_edited_again_after_a_kill(tmp_path: Path) -> None:

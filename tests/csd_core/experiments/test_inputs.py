@@ -63,10 +63,3 @@ def test_a_folder_without_inputs_is_refused(tmp_path: Path, is_video: bool) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="inputs: expected a folder of"):
         read(tmp_path / "empty", is_video)
-
-
-def test_inputs_of_equal_names_are_refused(tmp_path: Path) -> None:
-    save(tmp_path / "in" / "a.png", (20, 20))
-    save(tmp_path / "in" / "a.jpg", (20, 20))
-    with pytest.raises(UserError, match="names that differ without their suffix, got a"):
-        read(tmp_path / "in")

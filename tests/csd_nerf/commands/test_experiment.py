@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from csd_core.experiments.inputs import render_panoramas, write_frames
 from csd_nerf.commands.experiment import main
+from tests.csd_core.evaluation.drawn import tiny_clip
 
 # the tokenizer of the tiny model knows no words, and so runs out of tokens
 pytestmark = pytest.mark.filterwarnings("ignore:the prompt is cut")
@@ -16,26 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the prompt is cut")
 
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random CLIP of 16 pixels in open_clip's layout."""
-    import open_clip
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("open_clip")
-    config = {
-        "embed_dim": 8,
-        "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
-    }
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": config, "preprocess_cfg": {"size": 16, "mode": "RGB", **preprocess}})
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = open_clip.CLIP(**config)  # pyright: ignore[reportArgumentType]
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
-    return folder
+    return tiny_clip(tmp_path_factory.mktemp("open_clip"))
 
 
 def run(name: str, output: Path, model: Path, *options: str) -> int:
