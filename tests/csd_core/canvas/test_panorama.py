@@ -25,7 +25,7 @@ def night(mini: InstructPix2Pix, image: Tensor, **how: Any) -> Panorama:
 # The frame
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 97), (200, 41), (5, 7), (1, 1), (20, 300), (300, 20)])
+@pytest.mark.parametrize("size", [(32, 32), (33, 97), (200, 41), (1, 1), (20, 300)])
 @pytest.mark.parametrize("wrap", [False, True])
 @pytest.mark.parametrize("margin", [0, 16, 48])
 def test_an_image_returns_from_the_canvas_as_it_was(size: tuple[int, int], wrap: bool, margin: int) -> None:
@@ -201,7 +201,6 @@ def test_what_may_change_is_inside_both_mask_and_regions() -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"stride": 0}, "stride: expected 1 to 8"),
         ({"stride": 9}, "stride: expected 1 to 8"),
         ({"mask": torch.zeros(40, 60)}, "mask: expected pixels that may change"),
         ({"mask": torch.ones(40, 61)}, "mask: expected the image's size"),

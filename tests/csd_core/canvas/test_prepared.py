@@ -89,11 +89,6 @@ def test_bad_settings_are_reported_at_once(
 # How many steps
 
 
-def windows_of(width: int, window: int = 64, stride: int = 16, height: int = 64) -> Windows:
-    batch_size = INSTRUCT_PIX2PIX["panorama"].batch_size
-    return Windows(height, width, window, stride, batch_size=batch_size)
-
-
 def test_by_default_every_particle_is_sampled_equally_often_in_whole_rounds() -> None:
     windows = Windows(20, 200, 8, 4, batch_size=4)
     cases = [(windows.num_particles, 4, windows.updates_per_round)]
@@ -118,7 +113,8 @@ def test_steps_for_the_expected_updates() -> None:
 def test_the_papers_panorama_takes_the_papers_steps() -> None:
     preset = INSTRUCT_PIX2PIX["panorama"]
     method = MethodConfig.from_preset(preset)
-    small, large = windows_of(240), windows_of(544, height=496)  # 1920 x 512 and 3968 x 4352 pixels
+    sizes = (64, 240), (496, 544)  # 512 x 1920 and 3968 x 4352 pixels
+    small, large = (Windows(*size, 64, 16, batch_size=preset.batch_size) for size in sizes)
     assert small.num_particles == 12  # appendix B.1
     edit = with_steps(method, preset, None, small.steps_per_round, small.updates_per_round)
     assert edit.num_steps in range(200, 203)

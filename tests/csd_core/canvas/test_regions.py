@@ -13,6 +13,7 @@ from csd_core.canvas.windows import Windows
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.errors import UserError
 from tests.csd_core.canvas.quick import panorama
+from tests.csd_core.io.clips import one_line
 
 SIZE = (40, 80)
 
@@ -25,15 +26,11 @@ def read(folder: Path, *entries: Any, wrap: bool = False, size: tuple[int, int] 
 
 def area(*boxes: tuple[int, int, int, int], size: tuple[int, int] = SIZE) -> Tensor:
     """1 in the boxes (left, top, right, bottom), pixel by pixel."""
-    return torch.tensor(
-        [
-            [
-                float(any(box[0] <= x < box[2] and box[1] <= y < box[3] for box in boxes))
-                for x in range(size[1])
-            ]
-            for y in range(size[0])
-        ]
-    )
+    rows, columns = (torch.arange(side) for side in size)
+    inside = torch.zeros(size)
+    for left, top, right, bottom in boxes:
+        inside[((rows >= top) & (rows < bottom))[:, None] & (columns >= left) & (columns < right)] = 1
+    return inside
 
 
 # Reading.
@@ -86,87 +83,58 @@ STRIP = {"prompt": "red", "strip": [0, 9]}
     [
         (3, "an object"),
         ({}, "a prompt"),
-        ({**STRIP, "prompt": ""}, "a prompt"),
-        ({**STRIP, "prompt": 3}, "a prompt"),
         ({**STRIP, "colour": "red"}, "colour"),
         ({**STRIP, "box": [0, 0, 9, 9]}, "one of box, strip and mask"),
-        ({"prompt": "red"}, "one of box, strip and mask"),
         ({**STRIP, "guidance_scale": "3"}, "guidance_scale"),
-        ({**STRIP, "guidance_scale": True}, "guidance_scale"),
         ({**STRIP, "guidance_scale": float("nan")}, "guidance_scale"),
         ({**STRIP, "guidance_scale": 10**400}, "guidance_scale"),
         ({**STRIP, "strip": [0, 9, 20]}, "2 numbers"),
-        ({**STRIP, "strip": 9}, "2 numbers"),
         ({"prompt": "red", "box": [0, 0, 9]}, "4 numbers"),
         ({**STRIP, "strip": [0, "9"]}, "coordinates"),
         ({**STRIP, "strip": [0, "x%"]}, "coordinates"),
-        ({**STRIP, "strip": [0, "nan%"]}, "coordinates"),
         ({**STRIP, "strip": [0, "inf%"]}, "coordinates"),
-        ({**STRIP, "strip": [0, float("inf")]}, "coordinates"),
         ({**STRIP, "strip": [0, 10**400]}, "coordinates"),
         ({**STRIP, "strip": [False, True]}, "coordinates"),
         ({**STRIP, "strip": [0, 81]}, "inside the image of 80 x 40"),
-        ({**STRIP, "strip": [0, "101%"]}, "inside the image"),
         ({**STRIP, "strip": [-1, 9]}, "inside the image"),
         ({**STRIP, "strip": [9, 9]}, "inside the image"),
         ({**STRIP, "strip": [70, 9]}, "inside the image"),
         ({"prompt": "red", "box": [0, 9, 9, 9]}, "inside the image"),
         ({"prompt": "red", "mask": 3}, "a file name"),
-        ({"prompt": "red", "mask": ""}, "a folder"),
         ({"prompt": "red", "mask": "none.png"}, "none.png"),
-        ({"prompt": "red", "mask": "small.png"}, "80x40"),
         ({"prompt": "red", "mask": "black.png"}, "an empty one"),
     ],
 )
 def test_what_is_no_region_is_one_line(tmp_path: Path, entry: Any, reported: str) -> None:
-    cv2.imwrite(str(tmp_path / "small.png"), np.full((40, 79), 255, np.uint8))
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros(SIZE, np.uint8))
-    with pytest.raises(UserError) as raised:
-        read(tmp_path, STRIP, entry)
-    assert reported in str(raised.value)
-    assert "\n" not in str(raised.value)
+    message = one_line(read, tmp_path, STRIP, entry)
+    assert reported in message
     if isinstance(entry, dict) and not isinstance(entry.get("mask"), str):
-        assert "regions: number 2: expected " in str(raised.value)
+        assert message.startswith("regions: number 2: expected ")
 
 
 @pytest.mark.parametrize(
     ("content", "reported"),
     [
-        (b"", "not valid JSON"),
         (b"[{]", "not valid JSON"),
         (b"\xff\xfe", "cannot read"),
         (b"{}", "a list of at least one region"),
-        (b"[]", "a list of at least one region"),
         (b"null", "a list of at least one region"),
         (b"[" * 100_000, "nested"),
     ],
 )
 def test_what_is_no_list_is_one_line(tmp_path: Path, content: bytes, reported: str) -> None:
-    path = tmp_path / "regions.json"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"^regions: .*{reported}") as raised:
-        read_regions(path, SIZE, wrap=False, max_pixels=10_000)
-    assert "\n" not in str(raised.value)
+    (tmp_path / "regions.json").write_bytes(content)
+    for name, message in (("regions.json", reported), ("none.json", "cannot read"), ("", "cannot read")):
+        with pytest.raises(UserError, match=rf"^regions: .*{message}") as raised:
+            read_regions(tmp_path / name, SIZE, wrap=False, max_pixels=10_000)
+        assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["none.json", "folder"])
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="regions: cannot read "):
-        read_regions(tmp_path / name, SIZE, wrap=False, max_pixels=10_000)
-
-
-@pytest.mark.parametrize(
-    ("region", "reported"),
-    [
-        (Region(" ", torch.ones(SIZE)), "a prompt in every region"),
-        (Region("red", torch.ones(40, 79)), "an area of"),
-        (Region("red", torch.zeros(SIZE)), "pixels in it"),
-    ],
-)
-def test_a_region_is_checked(region: Region, reported: str) -> None:
-    with pytest.raises(UserError, match=reported):
-        region.check(SIZE)
+def test_a_region_is_checked() -> None:
+    assert "a prompt in every region" in one_line(Region(" ", torch.ones(SIZE)).check, SIZE)
+    assert "an area of" in one_line(Region("red", torch.ones(40, 79)).check, SIZE)
+    assert "pixels in it" in one_line(Region("red", torch.zeros(SIZE)).check, SIZE)
 
 
 # Shares.
@@ -223,10 +191,6 @@ def test_inside_a_region_a_share_is_a_number() -> None:
     shares = share_out([("left", left, 1.0), ("right", 1 - left, 2.0)], windows, 1, fade=3)
     assert [shares["left"][p] for p in (0, 1, 3, 4)] == [1, 1, 0, 0]
     assert [shares["right"][p] for p in (0, 1, 3, 4)] == [0, 0, 2, 2]
-    # 16 to 23: one third of the square of 3 around a pixel next to the border is beyond it
-    columns = torch.tensor([1, 1, 1, 2 / 3, 1 / 3, 0, 0, 0])
-    torch.testing.assert_close(shares["left"][2], columns.expand(8, 8))
-    torch.testing.assert_close(shares["right"][2], 2 * (1 - columns).expand(8, 8))
 
 
 GREY = torch.full((1, 3, *SIZE), 0.5)
@@ -249,24 +213,10 @@ def test_shares_of_a_panorama_add_up_to_one(
         torch.testing.assert_close(total, torch.ones_like(total))
 
 
-@pytest.mark.parametrize("borders", ["none", "margin"])
-def test_shares_of_halves(denoiser: InstructPix2Pix, borders: str) -> None:
-    halves = [Region("a", area((0, 0, 40, 40))), Region("b", area((40, 0, 80, 40)))]
-    job = panorama(denoiser, GREY, "unused", regions=halves, borders=borders)
-    assert set(job.prompts) == {"a", "b"}  # nothing is left for the rest
-    shift = job.frame.margin[0] // 4
-    for p, (_, left) in enumerate(job.windows.corners):
-        columns = [abs(x - shift) for x in range(left, left + 8)]  # mirrored on the left
-        columns = [2 * 20 - 1 - x if x >= 20 else x for x in columns]  # and on the right
-        part = torch.tensor([{9: 2 / 3, 10: 1 / 3}.get(x, float(x < 10)) for x in columns])
-        a, b = (torch.as_tensor(job.prompts[name][p]).expand(8, 8) for name in "ab")
-        torch.testing.assert_close(a, part.expand(8, 8), rtol=0, atol=1e-5)
-        torch.testing.assert_close(b, 1 - a)
-
-
 def test_a_guidance_of_its_own_multiplies(denoiser: InstructPix2Pix) -> None:
     left, right = area((0, 0, 30, 40)), area((30, 0, 80, 40))
-    plain = panorama(denoiser, GREY, None, regions=[Region("a", left), Region("b", right)])
+    plain = panorama(denoiser, GREY, "unused", regions=[Region("a", left), Region("b", right)])
+    assert set(plain.prompts) == {"a", "b"}  # nothing is left for the rest
     own = panorama(denoiser, GREY, None, regions=[Region("a", left, 7.5), Region("b", right)])
     torch.testing.assert_close(own.prompts["a"], [7.5 / 3.0 * share for share in plain.prompts["a"]])
     torch.testing.assert_close(own.prompts["b"], plain.prompts["b"])

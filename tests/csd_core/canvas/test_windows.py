@@ -21,14 +21,10 @@ def test_starts_by_hand() -> None:
     assert ring_starts(33, 32, 16) == [0, 11, 22]
 
 
-@pytest.mark.parametrize("length", [8, 9, 20])
 @pytest.mark.parametrize("stride", [1, 3, 7, 8])
-def test_every_pixel_is_covered_for_any_stride(length: int, stride: int) -> None:
-    windows = Windows(length, length + 5, 8, stride, batch_size=4)
-    covering = coverage(windows)
-    assert covering.min() >= 1
-    assert max(top for top, _ in windows.corners) == length - 8
-    assert max(left for _, left in windows.corners) == length + 5 - 8
+def test_every_pixel_is_covered_for_any_stride(stride: int) -> None:
+    for length in (8, 9, 20):
+        assert coverage(Windows(length, length + 5, 8, stride, batch_size=4)).min() >= 1
 
 
 @pytest.mark.parametrize(("width", "stride", "origin"), [(32, 8, 0), (33, 8, 5), (19, 6, 18), (8, 8, 3)])
@@ -41,9 +37,9 @@ def test_on_a_ring_no_place_is_special(width: int, stride: int, origin: int) -> 
     assert coverage(Windows(8, width, 8, stride, batch_size=2, wrap=True, origin=origin)).min() >= 1
 
 
-@pytest.mark.parametrize("stride", [0, -1, 9])
-def test_a_stride_that_leaves_gaps_is_refused(stride: int) -> None:
-    for wrap in (False, True):
+@pytest.mark.parametrize("wrap", [False, True])
+def test_a_stride_that_leaves_gaps_is_refused(wrap: bool) -> None:
+    for stride in (0, 9):
         with pytest.raises(UserError, match="stride: expected 1 to 8"):
             Windows(16, 16, 8, stride, batch_size=4, wrap=wrap)
     with pytest.raises(UserError, match="canvas: expected sides of at least 8"):
@@ -75,11 +71,8 @@ def test_a_step_is_the_mean_over_the_windows_that_cover_a_pixel() -> None:
     windows.descend(canvas, steps, [0, 4, 1])
     for row in range(12):
         for column in range(20):
-            covering = [
-                steps[k][:, row - windows.corners[p][0], column - windows.corners[p][1]]
-                for k, p in enumerate([0, 4, 1])
-                if 0 <= row - windows.corners[p][0] < 8 and 0 <= column - windows.corners[p][1] < 8
-            ]
+            places = [(row - windows.corners[p][0], column - windows.corners[p][1]) for p in (0, 4, 1)]
+            covering = [steps[k][:, y, x] for k, (y, x) in enumerate(places) if 0 <= y < 8 and 0 <= x < 8]
             mean = torch.stack(covering).mean(0) if covering else torch.zeros(2)
             torch.testing.assert_close(canvas[0, :, row, column], before[0, :, row, column] - mean)
 
@@ -128,39 +121,22 @@ def test_every_pixel_has_the_same_expected_total_step(wrap: bool, fade: int) -> 
     torch.testing.assert_close(moved, expected, rtol=0.1, atol=0)
 
 
-def test_a_step_fades_out_towards_edges_that_are_inside() -> None:
-    windows = Windows(8, 16, 8, 4, batch_size=1, reweight_borders=False, fade=2)
+@pytest.mark.parametrize(
+    ("wrap", "window", "expected"),
+    [
+        (False, 0, [1] * 6 + [0.75, 0.25] + [0] * 8),
+        (False, 1, [0] * 4 + [0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25] + [0] * 4),
+        (True, 0, [0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25] + [0] * 8),
+    ],
+)
+def test_a_step_fades_out_towards_edges_that_are_inside(
+    wrap: bool, window: int, expected: list[float]
+) -> None:
+    windows = Windows(8, 16, 8, 4, batch_size=1, wrap=wrap, reweight_borders=False, fade=2)
     canvas = torch.zeros(1, 1, 8, 16)
-    windows.descend(canvas, -torch.ones(1, 1, 8, 8), [0])  # at the left, the upper and the lower border
-    assert canvas[0, 0, 3].tolist() == [1] * 6 + [0.75, 0.25] + [0] * 8
-    assert canvas[0, 0, :, 2].tolist() == [1] * 8
-    canvas.zero_()
-    windows.descend(canvas, -torch.ones(1, 1, 8, 8), [1])
-    assert canvas[0, 0, 3].tolist() == [0] * 4 + [0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25] + [0] * 4
-
-
-def test_on_a_ring_every_step_fades_to_the_left_and_right() -> None:
-    windows = Windows(8, 16, 8, 4, batch_size=1, wrap=True, reweight_borders=False, fade=2)
-    canvas = torch.zeros(1, 1, 8, 16)
-    windows.descend(canvas, -torch.ones(1, 1, 8, 8), [0])
-    assert canvas[0, 0, 3].tolist() == [0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25] + [0] * 8
-
-
-def test_without_reweighting_a_corner_moves_as_often_as_its_one_window_is_sampled() -> None:
-    windows = Windows(18, 26, 8, 3, batch_size=4, reweight_borders=False)
-    config, moved = EditConfig(batch_size=4), torch.zeros(1, 1, 18, 26)
-    for step in range(windows.steps_per_round):
-        particles = particles_of_step(config, windows.num_particles, step)
-        windows.descend(moved, -torch.ones(len(particles), 1, 8, 8), particles)
-    assert moved[0, 0, 0, 0] == moved[0, 0, -1, -1] == 1
-    assert moved[0, 0, 9, 12] > 4
-
-
-def test_updates_count_steps_in_which_the_middle_moves() -> None:
-    windows = Windows(8, 8 * 9, 8, 4, batch_size=1)  # 17 windows in a row, two over each pixel in the middle
-    assert windows.steps_per_round == 17
-    assert windows.updates_per_round == pytest.approx(2)
-    assert windows.updates(34) == pytest.approx(4)
+    windows.descend(canvas, -torch.ones(1, 1, 8, 8), [window])
+    assert canvas[0, 0, 3].tolist() == expected
+    assert canvas[0, 0, :, 6].std() == 0  # the upper and the lower edge are those of the canvas
 
 
 def test_a_mask_keeps_pixels_and_drops_windows() -> None:
