@@ -187,9 +187,10 @@ class PanoramaFiles(NamedTuple):
 @lru_cache(maxsize=1)  # every measure iterates again: a single panorama is decoded once
 def read_pair(files: PanoramaFiles, borders: Borders | None, max_pixels: int = MAX_PIXELS) -> PanoramaPair:
     """The two images and their mask."""
-    pair = (on_white(read_picture(path, max_pixels=max_pixels)) for path in (files.source, files.edited))
+    paths = (files.source, files.edited)
+    source, edited = (on_white(read_picture(path, max_pixels=max_pixels)) for path in paths)
     mask = files.mask and torch.from_numpy(read_mask(files.mask, size=files.size, max_pixels=max_pixels))
-    return PanoramaPair(*pair, mask, borders)
+    return PanoramaPair(source, edited, mask, borders)
 
 
 def read_panorama_files(

@@ -34,11 +34,3 @@ def test_paper_settings() -> None:
     assert manager.edit.t_range == (0.2, 0.5)
     assert manager.edit.num_steps == 200
     assert manager.model == "timbrooks/instruct-pix2pix"
-
-
-def test_small_is_in_half_precision_and_tiny_runs_anywhere() -> None:
-    assert PRESETS["csd-nerf2nerf-small"].config.pipeline.datamanager.model_dtype == "float16"
-    tiny = PRESETS["csd-nerf2nerf-tiny"].config
-    assert tiny.machine.device_type == "cpu"
-    assert tiny.pipeline.datamanager.model == "mini"
-    assert tiny.viewer.quit_on_train_completion

@@ -12,11 +12,14 @@ import pytest
 import torch
 
 from csd_core import baselines
+from csd_core.engine.config import EditConfig
 from csd_nerf.editing.edit import Editing, edit_by_sampling
 from csd_nerf.editing.rendering import render_views
 from csd_nerf.editing.rounds import Rounds
+from csd_nerf.editing.viewer_panel import LiveSettings
 from csd_nerf.editing.views import to_float
 from tests.csd_nerf.conftest import arguments, parse, train, write_capture
+from tests.toy_family import Tinter, tinted
 
 SIZES = [(48, 32), (32, 48), (32, 32), (40, 24)] * 3
 RENDER_TOLERANCE = 1e-5
@@ -122,6 +125,22 @@ def test_a_model_that_is_not_kept_is_freed_before_the_cache_is_emptied(
     finally:
         gc.enable()
     assert freed == [True]
+
+
+def test_another_family_edits_a_round_of_views(mixed: Any, tmp_path: Path) -> None:
+    manager = copy.copy(mixed.datamanager)
+    manager._denoiser = Tinter()
+    manager.live = LiveSettings("redder", 1.0, 1.0)
+    edit = EditConfig(num_steps=60, batch_size=4)
+    manager.config = dataclasses.replace(manager.config, edit=edit, start_from="photo")
+    views = manager.run_round(9, mixed.model, Rounds(tmp_path / "edits"), mixed.progress)
+    assert views
+    for view in views:
+        photo, edited = to_float(manager.photo(view)), to_float(manager.edited_view(view))
+        assert edited.shape == photo.shape
+        # it was edited at the family's own size, 16 pixels, and enlarged: colours are compared, not pixels
+        difference = (edited - tinted(photo, "redder")).mean(dim=(1, 2))
+        torch.testing.assert_close(difference, torch.zeros(3), rtol=0, atol=0.02)
 
 
 ONE_VIEW = {

@@ -14,7 +14,6 @@ from nerfstudio.configs.base_config import MachineConfig
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.engine.ranks import Ranks
 from csd_core.errors import UserError
-from csd_core.machine import FreeCores
 from csd_nerf import csd_trainer
 from csd_nerf.csd_trainer import CSDTrainerConfig
 from csd_nerf.editing.quality import Quality
@@ -99,10 +98,6 @@ def test_quality_is_measured_before_the_first_edit_and_of_every_round(edited: An
     assert [number for number, value in quality.hues.items() if value >= 0] == ["1", "2", "3"]
 
 
-def test_a_run_on_the_cpu_leaves_cores_to_other_processes(edited: Any) -> None:
-    assert isinstance(edited.progress._tick.__self__, FreeCores)
-
-
 def test_training_uses_exactly_the_bytes_on_disk(edited: Any) -> None:
     edits = Rounds(edited.base_dir / "edits").read(edited.datamanager.rounds_done)
     batch = next(iter(edited.datamanager.train_image_dataloader))
@@ -110,16 +105,6 @@ def test_training_uses_exactly_the_bytes_on_disk(edited: Any) -> None:
     assert len(edits) == 10
     for view, edit in edits.items():
         assert torch.equal((seen[view] * 255).round().to(torch.uint8), edit.permute(1, 2, 0))
-
-
-def test_no_diffusion_model_in_state_or_reach_of_the_viewer(edited: Any) -> None:
-    from nerfstudio.viewer.utils import parse_object
-
-    assert edited.datamanager._denoiser is not None
-    assert {key.split(".")[0] for key in edited.pipeline.state_dict()} == {"_model"}
-    modules = [module for module in edited.pipeline.modules() if "diffusers" in type(module).__module__]
-    assert modules == []
-    assert parse_object(edited.pipeline, InstructPix2Pix, "") == []
 
 
 def test_a_finished_run_is_not_trained_further(

@@ -4,13 +4,12 @@ import sys
 from typing import get_args
 
 import pytest
-import torch
 
 from csd_core.bench import config as amounts
 from csd_core.bench.config import parse_size
 from csd_core.errors import UserError
 from csd_nerf.commands import bench
-from csd_nerf.commands.bench import BenchOptions, Part, main
+from csd_nerf.commands.bench import Part, main
 
 PARTS = list(get_args(Part))
 
@@ -71,22 +70,7 @@ def test_bad_options_are_one_line_before_anything_is_measured(ran, capsys, optio
     assert not ran
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what a machine with CUDA has")
-def test_asking_for_an_absent_gpu_is_one_line_and_exit_code_2(ran, capsys):
-    assert main(["--device", "cuda"]) == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
-
-
-def test_options_replace_the_amounts_full_or_quick():
-    full, quick = (BenchOptions(quick=quick, device="cpu", rounds=7).config() for quick in (False, True))
-    assert (full.rounds, quick.rounds) == (7, 7)
-    assert full.sizes == ((1920, 640), (3968, 4352), (8192, 4096))
-    assert quick.steps < full.steps
-    assert max(quick.frames) < max(full.frames)
-    assert full.models == ("mini",)
-
-
-@pytest.mark.parametrize("text", ["64", "64x", "64x31", "-64x64", "64x64x64", "a4x64", "²00x200"])
+@pytest.mark.parametrize("text", ["64x", "64x31", "64x64x64", "²00x200"])
 def test_a_size_that_is_none_is_refused(monkeypatch, text):
     monkeypatch.setattr(amounts, "LEAST_SIDE", 32)
     with pytest.raises(UserError, match="sizes: expected WIDTHxHEIGHT"):
