@@ -1,14 +1,14 @@
 """Experiments on panoramas and videos: their inputs and grid, and the work that makes a cell.
 
-plan puts everything that decides the result into Cell.settings; the work reads it from there. A cell keeps
-its frames as PNGs, a picture as one.
+EditWork.plan puts everything that decides the result into Cell.settings; the work reads it from there. A cell
+keeps its frames as PNGs, a picture as one.
 """
 
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,22 +62,27 @@ def prepare_images(experiment: Experiment, options: ExperimentOptions) -> Prepar
     is_video = experiment.domain == "video"
     choices = options.choices(scale, model.is_mini)
     inputs = find_inputs(options, scale, is_video)
-    chosen = {
-        "dtype": dtype_name(as_dtype(options.dtype, torch.device(options.device or "cpu"))),
-        "num_steps": options.num_steps or scale.num_steps,
-        "stride": options.stride or scale.stride,
-    }
-    make = partial(plan, model=model, is_video=is_video, **chosen)
-    cells = [make(source, *choice, seed) for seed in options.seeds for source in inputs for choice in choices]
-    work = EditWork(model, {source.sha256: source for source in inputs}, is_video, options.local_files_only)
+    work = EditWork(
+        model,
+        {source.sha256: source for source in inputs},
+        is_video,
+        dtype_name(as_dtype(options.dtype, torch.device(options.device or "cpu"))),
+        options.num_steps or scale.num_steps,
+        options.stride or scale.stride,
+        options.local_files_only,
+    )
+    cells = options.grid(work.plan, inputs, choices)
     height, width = inputs[0].arrays[0].shape[:2]
     listed = {
         "model hash": model.identity,
         "inputs": {source.name: source.sha256[:16] for source in inputs},
         "size": f"{width}x{height}",
         "frames": len(inputs[0].arrays),
+        "steps": work.num_steps,
+        "stride": work.stride,
+        "precision": work.dtype,
     }
-    return PreparedExperiment(cells, work, {**listed, **chosen})
+    return PreparedExperiment(cells, work, listed)
 
 
 def find_inputs(options: ExperimentOptions, scale: Scale, is_video: bool) -> list[Input]:
@@ -103,65 +108,45 @@ def find_inputs(options: ExperimentOptions, scale: Scale, is_video: bool) -> lis
     return render_panoramas(count or 1, (width, height))
 
 
-def plan(
-    source: Input,
-    prompt: Prompt,
-    variant: Variant,
-    seed: int,
-    *,
-    model: Model,
-    is_video: bool,
-    dtype: str,
-    num_steps: int | None,
-    stride: int | None,
-) -> Cell:
-    """The cell of an edit.
-
-    Args:
-        source: what is edited.
-        prompt: the instruction.
-        variant: the row.
-        seed: of the edit.
-        model: the editor.
-        is_video: of a clip, not of a picture.
-        dtype, num_steps: where the variant does not set them.
-        stride: latent pixels from window to window, for pictures.
-
-    Raises:
-        UserError: a setting out of range.
-    """
-    preset = model.preset(is_video=is_video)
-    given = {**variant.config, "seed": seed}
-    optimises = variant.method in VARIANTS
-    config = MethodConfig.from_preset(preset, **given) if optimises else sampling_config(preset, **given)
-    config.check()
-    settings = {
-        "input": source.sha256,
-        "model": model.identity,
-        "config": decisive(config),
-        "dtype": variant.given.get("dtype", dtype),
-        "num_steps": variant.given.get("num_steps", num_steps),
-        "schedule": [preset.updates, preset.least_steps, preset.fade],
-        "stride": None if is_video else stride or preset.stride,
-    }
-    return Cell(source.name, prompt, variant, seed, settings)
-
-
 @dataclass(frozen=True)
 class EditWork:
-    """Edits and measures a cell; see options.Work.
-
-    Attributes:
-        model: the editor.
-        inputs: by hash.
-        is_video: clips, not pictures.
-        local_files_only: never access the network.
-    """
+    """Plans, edits and measures cells; see options.Work."""
 
     model: Model
+    """The editor."""
     inputs: Mapping[str, Input]
+    """By hash."""
     is_video: bool
+    """Clips, not pictures."""
+    dtype: str
+    """Name of the model's data type, where a variant does not set it."""
+    num_steps: int | None = None
+    """Of optimisation, where a variant does not set them. None: the preset's."""
+    stride: int | None = None
+    """Latent pixels from window to window, for pictures. None: the preset's."""
     local_files_only: bool = False
+    """Never access the network."""
+
+    def plan(self, source: Input, prompt: Prompt, variant: Variant, seed: int) -> Cell:
+        """The cell of an edit.
+
+        Raises:
+            UserError: a setting out of range.
+        """
+        preset, given = self._preset, {**variant.config, "seed": seed}
+        optimises = variant.method in VARIANTS
+        config = MethodConfig.from_preset(preset, **given) if optimises else sampling_config(preset, **given)
+        config.check()
+        settings = {
+            "input": source.sha256,
+            "model": self.model.identity,
+            "config": decisive(config),
+            "dtype": variant.given.get("dtype", self.dtype),
+            "num_steps": variant.given.get("num_steps", self.num_steps),
+            "schedule": [preset.updates, preset.least_steps, preset.fade],
+            "stride": None if self.is_video else self.stride or preset.stride,
+        }
+        return Cell(source.name, prompt, variant, seed, settings)
 
     def __call__(self, cell: Cell, folder: Path, device: str) -> dict[str, Any]:
         """Write the edited frames; evaluations, steps and seconds of the edit alone, and more."""

@@ -106,6 +106,13 @@ class ExperimentOptions:
         variants = [v for v in scale.variants if not self.methods or v.method in self.methods]
         return list(itertools.product(dict.fromkeys(self.prompts_of(scale, is_mini)), variants))
 
+    def grid(
+        self, plan: Callable[..., Cell], sources: Sequence[Any], choices: Sequence[tuple[Prompt, Variant]]
+    ) -> list[Cell]:
+        """The cells plan(source, prompt, variant, seed), in the order of work."""
+        whole = itertools.product(self.seeds, sources, choices)
+        return [plan(source, *choice, seed) for seed, source, choice in whole]
+
 
 class Work(Protocol):
     """Edits and measures the cells of a domain; `folder` is that of all cells."""

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -187,12 +186,14 @@ def prepare_scenes(experiment: Experiment, options: ExperimentOptions) -> Prepar
     training = MINIATURE if model.is_mini else PAPER
     choices = options.choices(scale, model.is_mini)
     captures = find_captures(options, training)
-    make = partial(plan, model=model, training=training)
-    cells = [
-        make(source, *choice, seed) for seed in options.seeds for source in captures for choice in choices
-    ]
-    by_name = {capture.name: capture for capture in captures}
-    work = SceneWork(options.output.resolve(), options.model, by_name, training, options.local_files_only)
+    work = SceneWork(
+        options.output.resolve(),
+        model,
+        {capture.sha256: capture for capture in captures},
+        training,
+        options.local_files_only,
+    )
+    cells = options.grid(work.plan, captures, choices)
     hashes = {capture.name: capture.sha256[:16] for capture in captures}
     listed = {"model hash": model.identity, "inputs": hashes, "training": asdict(training)}
     return PreparedExperiment(cells, work, listed)
@@ -236,32 +237,30 @@ def edit_settings(variant: Variant, training: SceneTraining, seed: int) -> EditC
     return optimised(replace(edit, **given), variant, training.views)
 
 
-def plan(
-    capture: Capture, prompt: Prompt, variant: Variant, seed: int, *, model: Model, training: SceneTraining
-) -> Cell:
-    """The cell of an edit."""
-    settings = {
-        "capture": capture.sha256,
-        "model": model.identity,
-        "training": asdict(training),
-        "edit": decisive(edit_settings(variant, training, seed)),
-        "dtype": variant.given.get("dtype", "float32"),
-    }
-    return Cell(capture.name, prompt, variant, seed, settings)
-
-
 # Work ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class SceneWork:
-    """Trains, edits, renders and measures; see Work of csd_core.experiments.options."""
+    """Plans, trains, edits, renders and measures; see Work of csd_core.experiments.options."""
 
     output: Path
-    model: str
+    model: Model
     captures: Mapping[str, Capture]
+    """By hash."""
     training: SceneTraining
     local_files_only: bool = False
+
+    def plan(self, capture: Capture, prompt: Prompt, variant: Variant, seed: int) -> Cell:
+        """The cell of an edit."""
+        settings = {
+            "capture": capture.sha256,
+            "model": self.model.identity,
+            "training": asdict(self.training),
+            "edit": decisive(edit_settings(variant, self.training, seed)),
+            "dtype": variant.given.get("dtype", "float32"),
+        }
+        return Cell(capture.name, prompt, variant, seed, settings)
 
     def __call__(self, cell: Cell, folder: Path, device: str) -> dict[str, Any]:
         """Edit a scene and render it: frames/, train.log, and the fields of cell.json."""
@@ -273,7 +272,7 @@ class SceneWork:
 
     def base(self, cell: Cell, device: str) -> Path:
         """The folder of the scene before the edit; trained now if it does not exist."""
-        capture, training = self.captures[cell.input], self.training
+        capture, training = self.captures[cell.settings["capture"]], self.training
         settings = [training.method, training.base_steps, training.novel_views, training.width]
         key = hashlib.sha256(json.dumps([capture.sha256, *settings]).encode()).hexdigest()[:12]
         folder = self.output / "bases" / f"{capture.name}-{key}"
@@ -317,7 +316,7 @@ class SceneWork:
             "max-num-iterations": training.base_steps + training.steps,
             "load-dir": next(base.glob("**/nerfstudio_models")),
             **{f"pipeline.datamanager.{name}": value for name, value in manager.items()},
-            "data": self.captures[cell.input].folder.resolve(),
+            "data": self.captures[cell.settings["capture"]].folder.resolve(),
         }
         return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
@@ -330,7 +329,7 @@ class SceneWork:
         shared = ["--output-dir", str(folder), "--experiment-name", "scene", "--timestamp", "run"]
         shared += ["--vis", "tensorboard", "--steps-per-eval-batch", NEVER, "--steps-per-eval-image", NEVER]
         shared += ["--steps-per-eval-all-images", NEVER, "--steps-per-save", NEVER]
-        shared += ["--pipeline.datamanager.model", self.model]
+        shared += ["--pipeline.datamanager.model", self.model.spec]
         shared += ["--pipeline.datamanager.model-local-files-only", str(self.local_files_only)]
         environment = without_launch(os.environ)
         kind, _, number = device.partition(":")

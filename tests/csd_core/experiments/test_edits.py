@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from csd_core.errors import UserError
-from csd_core.experiments.edits import EditWork, plan
+from csd_core.experiments.edits import EditWork
 from csd_core.experiments.grid import Cell
 from csd_core.experiments.inputs import Input, read_frames, render_clips, render_panoramas
 from csd_core.experiments.settings import Model, Prompt, Variant
@@ -24,12 +24,11 @@ def clip() -> Input:
 
 
 def make(source: Input, model: Path, variant: Variant, seed: int = 0, **more: Any) -> Cell:
-    settings = {"is_video": False, "dtype": "float32", "num_steps": 2, "stride": 4, **more}
-    return plan(source, SNOW, variant, seed, model=Model.find(str(model)), **settings)
+    return work_on(source, model, **more).plan(source, SNOW, variant, seed)
 
 
-def work_on(source: Input, model: Path, is_video: bool) -> EditWork:
-    return EditWork(Model.find(str(model)), {source.sha256: source}, is_video)
+def work_on(source: Input, model: Path, *, is_video: bool = False, dtype: str = "float32") -> EditWork:
+    return EditWork(Model.find(str(model)), {source.sha256: source}, is_video, dtype, 2, 4)
 
 
 PANORAMA = [
@@ -49,7 +48,7 @@ def test_a_picture_is_edited_by_every_method(
     tiny_epsilon: Path, picture: Input, tmp_path: Path, variant: Variant
 ) -> None:
     cell = make(picture, tiny_epsilon, variant)
-    work = work_on(picture, tiny_epsilon, False)
+    work = work_on(picture, tiny_epsilon)
     record = work(cell, tmp_path, "cpu")
     assert record["evaluations"] > 0
     (edited,) = read_frames(tmp_path / "frames")
@@ -72,7 +71,7 @@ def test_a_clip_is_edited_by_every_method(
     tiny_epsilon: Path, clip: Input, tmp_path: Path, variant: Variant
 ) -> None:
     cell = make(clip, tiny_epsilon, variant, is_video=True)
-    work = work_on(clip, tiny_epsilon, True)
+    work = work_on(clip, tiny_epsilon, is_video=True)
     record = work(cell, tmp_path, "cpu")
     assert record["evaluations"] > 0
     assert [tuple(frame.shape) for frame in read_frames(tmp_path / "frames")] == [(3, 48, 48)] * 3
@@ -83,7 +82,7 @@ def test_borders_and_detail_change_the_edit(
     tiny_epsilon: Path, picture: Input, clip: Input, tmp_path: Path, name: str, is_video: bool
 ) -> None:
     source, edits = clip if is_video else picture, []
-    work = work_on(source, tiny_epsilon, is_video)
+    work = work_on(source, tiny_epsilon, is_video=is_video)
     for value in ("margin", "none") if name == "borders" else ("guided", "none"):
         cell = make(source, tiny_epsilon, Variant("csd", value, {name: value}), is_video=is_video)
         (tmp_path / value).mkdir()

@@ -18,8 +18,7 @@ def test_the_true_edit_has_the_highest_psnr_and_the_source_a_lower_one() -> None
     true = true_measures(SNOW, [source], [apply_edit("snow", source)])
     assert true == {"psnr_true": 100.0, "psnr_corners": 100.0}
     unedited = true_measures(SNOW, [source], [source])["psnr_true"]
-    assert unedited is not None
-    assert unedited < 30
+    assert (unedited or 99) < 30
 
 
 def test_corners_have_a_psnr_of_their_own() -> None:
@@ -27,9 +26,7 @@ def test_corners_have_a_psnr_of_their_own() -> None:
     edited = apply_edit("snow", source)
     edited[:, :4, -4:] = source[:, :4, -4:]
     measures = true_measures(SNOW, [source], [edited])
-    corners, whole = measures["psnr_corners"], measures["psnr_true"]
-    assert corners is not None
-    assert whole is not None
+    corners, whole = (measures[key] or 0 for key in ("psnr_corners", "psnr_true"))
     # the same squared error over 4 x 4 x 4 pixels instead of 16 x 48
     assert whole - corners == pytest.approx(10 * torch.tensor(16 * 48 / 64).log10().item(), abs=0.01)
     assert corners_of(torch.arange(3 * 8 * 12.0).view(3, 8, 12)).shape == (4, 3, 2, 2)
@@ -43,11 +40,9 @@ def test_frames_with_the_same_choice_agree_and_others_do_not() -> None:
     assert alike["psnr_true"] == 100
     assert alike["share"] == 1.0
     torn = true_measures(TINT, [source] * 2, [blue, red])
-    assert torn["hue_spread"] is not None
-    assert torn["hue_spread"] > 30
+    assert (torn["hue_spread"] or 0) > 30
     assert torn["share"] == 0.5
-    assert torn["psnr_true"] is not None
-    assert torn["psnr_true"] < 80
+    assert (torn["psnr_true"] or 99) < 80
 
 
 def test_the_parts_of_a_picture_must_agree() -> None:
@@ -56,8 +51,7 @@ def test_the_parts_of_a_picture_must_agree() -> None:
     halves = torch.cat([red[..., :24], blue[..., 24:]], dim=-1)
     torn = true_measures(TINT, [source], [halves])
     assert torn["share"] == 0.5
-    assert torn["hue_spread"] is not None
-    assert torn["hue_spread"] > 30
+    assert (torn["hue_spread"] or 0) > 30
 
 
 def test_parts_are_squares_of_half_the_short_side() -> None:

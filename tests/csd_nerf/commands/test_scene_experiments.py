@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 from PIL import Image
 
 from csd_core.errors import UserError
-from csd_core.experiments.grid import Cell
 from csd_core.experiments.options import ExperimentOptions
 from csd_core.experiments.settings import Model, Prompt, Variant, kernel_share
 from csd_nerf.commands import experiment as experiment_command
@@ -28,7 +26,6 @@ from csd_nerf.commands.scene_experiments import (
     SceneWork,
     edit_settings,
     find_captures,
-    plan,
     prepare_scenes,
     usual_settings,
     visible_device,
@@ -80,9 +77,8 @@ def test_ns_train_understands_its_arguments(
 ) -> None:
     (tmp_path / "base" / "run" / "nerfstudio_models").mkdir(parents=True)
     seen = Capture("scene", capture, "0" * 64)
-    work = SceneWork(tmp_path, str(tiny_epsilon), {"scene": seen}, TOY)
-    model = Model(str(tiny_epsilon), tiny_epsilon)
-    cell = plan(seen, Prompt.mini("tint"), row, 7, model=model, training=TOY)
+    work = SceneWork(tmp_path, Model(str(tiny_epsilon), tiny_epsilon), {seen.sha256: seen}, TOY)
+    cell = work.plan(seen, Prompt.mini("tint"), row, 7)
     config = parse([TOY.method, *work._edit_arguments(cell, tmp_path / "base")])
     manager = config.pipeline.datamanager
     assert manager.edit == edit_settings(row, TOY, 7)
@@ -95,9 +91,13 @@ def test_ns_train_understands_its_arguments(
 
 
 def test_a_cell_depends_on_all_that_changes_its_edit(tiny_epsilon: Path) -> None:
-    model, tint = Model(str(tiny_epsilon), tiny_epsilon), Prompt.mini("tint")
-    make = partial(plan, model=model, training=TOY)
-    seen, row = Capture("scene", Path("scene"), "0" * 64), ROWS["csd"]
+    work = SceneWork(Path("out"), Model(str(tiny_epsilon), tiny_epsilon), {}, TOY)
+    seen, row, tint, make = (
+        Capture("scene", Path("scene"), "0" * 64),
+        ROWS["csd"],
+        Prompt.mini("tint"),
+        work.plan,
+    )
     usual = make(seen, tint, row, 0)
     assert make(replace(seen, folder=Path("elsewhere")), tint, row, 0) == usual
     others = [
@@ -105,7 +105,7 @@ def test_a_cell_depends_on_all_that_changes_its_edit(tiny_epsilon: Path) -> None
         make(seen, replace(tint, text="give it another"), row, 0),
         make(seen, tint, Variant("csd", "", {"bandwidth_factor": 2.0}), 0),
         make(seen, tint, row, 1),
-        make(seen, tint, row, 0, training=replace(TOY, steps=9)),
+        replace(work, training=replace(TOY, steps=9)).plan(seen, tint, row, 0),
     ]
     assert len({cell.key for cell in (usual, *others)}) == 6
 
@@ -166,8 +166,9 @@ def test_the_last_line_of_ns_train_is_shown_when_it_fails(
     command.write_text("#!/bin/sh\necho begins\necho 'error: no such thing' >&2\nexit 2\n")
     command.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    work = SceneWork(tmp_path, "mini", {"scene": Capture("scene", capture, "0" * 64)}, TOY)
-    cell = Cell("scene", Prompt.mini("tint"), ROWS["csd"], 0)
+    seen = Capture("scene", capture, "0" * 64)
+    work = SceneWork(tmp_path, Model.find("mini"), {seen.sha256: seen}, TOY)
+    cell = work.plan(seen, Prompt.mini("tint"), ROWS["csd"], 0)
     with pytest.raises(UserError, match="ns-train ended with 2: error: no such thing"):
         work.base(cell, "cpu")
     assert not any((tmp_path / "bases").glob("[!.]*"))  # nothing half made is taken for a base
