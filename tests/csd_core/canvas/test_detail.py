@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csd_core.canvas.detail import NOISE, Detail, carried, fit_windows, shrinkage
+from csd_core.canvas.detail import Detail, carried, fit_windows
 
 SIZE, SMALL = (48, 60), (24, 30)
 
@@ -92,12 +92,3 @@ def test_the_fit_by_hand() -> None:
     torch.testing.assert_close(slope[0, :, :, 4, 4].double(), expected, atol=1e-4, rtol=0)
     by_hand = y.mean(0) - expected @ x.mean(0)
     torch.testing.assert_close(offset[0, :, 4, 4].double(), by_hand, atol=1e-4, rtol=0)
-
-
-def test_shrinkage_by_hand() -> None:
-    rest = torch.zeros(1, 3, 4, 9)
-    rest[..., 3:] = 2 * NOISE
-    found = shrinkage(rest)[0, 0, 1]
-    assert found[:2].tolist() == [0, 0]
-    assert found[4:].tolist() == pytest.approx([0.75] * 5)
-    assert found[3] == pytest.approx(1 - 1 / (4 * 2 / 3))

@@ -1,6 +1,7 @@
 """Frames and panoramas in files: pairs, files that cannot be read, and errors."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_frames_that_do_not_fit_are_refused(tmp_path: Path):
     broken = folder(tmp_path / "f", three)
     for path in broken.iterdir():
         path.write_bytes(b"x")
-    for edited, settings, message in (
+    wrong: list[tuple[Path, dict[str, Any], str]] = [
         (smaller, {}, r"b: expected 64x64 as .*a, got 64x48; "),
         (mixed, {}, r"c: expected frames of one size, got 64x64 in .* and 64x48 in 1.png"),
         (tmp_path / "d", {}, "d: expected pictures"),
@@ -94,7 +95,8 @@ def test_frames_that_do_not_fit_are_refused(tmp_path: Path):
         (source, {"max_frames": 2}, r"a: expected at most 2 frames, got 3; .*--max-frames"),
         (source, {"selection": slice(5, None)}, r"a: expected a selection .*none of 3 frames"),
         (broken, {}, "f: expected images that can be read, got none"),
-    ):
+    ]
+    for edited, settings, message in wrong:
         with pytest.raises(UserError, match=message):
             read_frame_pairs(source, edited, **settings)
 

@@ -129,7 +129,7 @@ def save_animation(path: Path, frames: list[Image.Image], lengths: list[int]) ->
     return path
 
 
-def folder(path: Path, frames: Sequence[np.ndarray], suffix: str = ".png") -> Path:
+def folder(path: Path, frames: Iterable[np.ndarray], suffix: str = ".png") -> Path:
     path.mkdir()
     for k, frame in enumerate(frames):
         write_picture(path / f"f{k}{suffix}", Picture(frame))

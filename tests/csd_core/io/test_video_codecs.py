@@ -7,7 +7,6 @@ import av
 import numpy as np
 import pytest
 
-from csd_core.errors import UserError
 from csd_core.io.videos import read_video
 from tests.csd_core.io.clips import NTSC, UNEVEN, apart, clip, copy, decoded, folder, pictures, stamps
 
@@ -55,13 +54,6 @@ def test_other_codecs(tmp_path: Path, name: str, codec: str, known: str) -> None
     if codec == "ffv1":
         np.testing.assert_array_equal(decoded(tmp_path / name), frames)
     assert apart(list(again.frames()), frames) < 5
-
-
-def test_a_codec_without_a_pixel_format_of_ours_is_one_line(tmp_path: Path) -> None:
-    video = read_video(clip(tmp_path / "a.mkv", pictures(2, 64, 64), codec="ffv1", pixels="bgr0"))
-    with pytest.raises(UserError, match=r"rawvideo .it has no pixel format that is written here.; choose"):
-        copy(video, tmp_path / "b.mkv", codec="rawvideo")
-    assert not (tmp_path / "b.mkv").exists()
 
 
 def test_the_quality(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
     assert expected in not_written(tmp_path / "b.wmv", video)
     for name in ("nope", "aac"):
         assert "--codec: expected a video encoder" in not_written(tmp_path / "b.mp4", video, codec=name)
+    assert "it has no pixel format" in not_written(tmp_path / "b.mkv", video, codec="rawvideo")
     for output, codec in (("b.webm", "libx264"), ("b.mp4", "prores_ks"), ("b.webm", "ffv1")):
         assert "choose another with --codec" in not_written(tmp_path / output, video, codec=codec)
     assert "sides of at least 64" in not_written(tmp_path / "b.mp4", video, codec="libx265")

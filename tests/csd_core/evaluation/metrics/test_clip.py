@@ -1,4 +1,4 @@
-"""CLIP measures against loops of numpy, torchmetrics, scipy and angles on the plane."""
+"""CLIP measures against torchmetrics and scipy."""
 
 import math
 
@@ -39,16 +39,6 @@ def all_measures(source: Tensor, edited: Tensor, old: Tensor, new: Tensor) -> li
     ]
 
 
-def at(*degrees: float) -> Tensor:
-    """Unit vectors on the plane."""
-    angles = torch.tensor(degrees, dtype=torch.float64).deg2rad()
-    return torch.stack([angles.cos(), angles.sin()], dim=1)
-
-
-def cos(degrees: float) -> float:
-    return math.cos(math.radians(degrees))
-
-
 def directions(start: Tensor, end: Tensor) -> Tensor:
     units = [
         x.double().numpy() / np.linalg.norm(x.double().numpy(), axis=1, keepdims=True) for x in (start, end)
@@ -70,17 +60,6 @@ def test_measures_agree_with_torchmetrics():
     torch.testing.assert_close(directional_similarity(SOURCE, EDITED, OLD[0], NEW[0]), table[:, 0])
     expected = cosine(changes, zero_diagonal=False).diagonal(offset=1)
     torch.testing.assert_close(direction_consistency(SOURCE, EDITED), expected)
-
-
-def test_angles_on_the_plane():
-    assert image_similarity(at(0, 10, 90), at(60, 10, 270)).tolist() == pytest.approx([0.5, 1, -1])
-    assert text_similarity(at(0, 45, 90), at(90)[0]).tolist() == pytest.approx([0, cos(45), 1])
-    assert consistency(at(0, 20, 80, 260)).tolist() == pytest.approx([cos(20), 0.5, -1])
-    # a chord from a to b points to (a + b) / 2 + 90 degrees, or the other way where it turns back
-    measure = directional_similarity(at(0, 0, 40), at(40, 40, 0), at(0, 60, 0), at(40, 120, 40))
-    assert measure.tolist() == pytest.approx([1, cos(70), -1])
-    measure = direction_consistency(at(0, 30, 60), at(20, 70, 20))
-    assert measure.tolist() == pytest.approx([cos(40), -cos(10)])
 
 
 def test_values_are_float64_cosines():

@@ -74,17 +74,6 @@ def test_there_and_back_must_end_near_the_start(gap: float, is_seen: bool):
     assert seen.all(dim=1).tolist() == [False] * 3 + [True] * (HEIGHT - 3)
 
 
-def test_the_backward_flow_is_read_where_the_forward_flow_leads():
-    """The left half stays, the right half moves by 20: what it moves over is hidden, it is not."""
-    forward, backward = constant(0, 0), constant(0, 0)
-    forward[0, :, 40:50] = 20
-    backward[0, :, 60:70] = -20
-    seen = visible(forward, backward)
-    assert seen[:, 40:50].all()
-    assert not seen[:, 60:70].any()
-    assert seen[:, :40].all()
-
-
 def test_what_a_moving_square_covers_is_hidden():
     ground, square = texture(128, 192) * 0.5, texture(56, 56, seed=1) * 0.5 + 0.45
     one, two = ground.clone(), ground.clone()

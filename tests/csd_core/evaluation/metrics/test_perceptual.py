@@ -85,12 +85,13 @@ def test_other_weights_are_refused_and_never_executed(kind: Any, tmp_path: Path)
             return Path.touch, (tmp_path / "executed",)
 
     path = tmp_path / "file.pth"
+    given: dict[str, Any] = {"trunk" if kind is Lpips else "weights": path}
     for content in (None, {"layer": torch.zeros(1)}, {"layer": Bomb()}):
         path.write_bytes(b"nothing of the kind")
         if content:
             torch.save(content, path)
         with pytest.raises(UserError, match=r"file\.pth: expected"):
-            kind.from_pretrained(device="cpu", **{"trunk" if kind is Lpips else "weights": path})
+            kind.from_pretrained(device="cpu", **given)
     assert not (tmp_path / "executed").exists()
 
 
