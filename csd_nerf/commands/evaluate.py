@@ -214,12 +214,13 @@ def evaluate_panorama(options: PanoramaEvaluation) -> None:
     pairs: Reiterable[PanoramaPair] = Reiterable(
         lambda: (read_pair(file, lines, limit) for file, lines in zip(files, borders, strict=True))
     )
-    names = [name for file in files for name in part_names(file)]
-    positions, measures = (
-        part_positions(file.size for file in files),
-        measure_panoramas(pairs, captions, tools),
-    )
+    names = []
+    for file in files:
+        count = len(squares(file.size))
+        names += [f"{file.name}, part {k + 1} of {count}" for k in range(count)] if count > 1 else [file.name]
+    positions = part_positions(file.size for file in files)
     windows = [lines and lines._asdict() for lines in borders]
+    measures = measure_panoramas(pairs, captions, tools)
     content = (names, positions, measures, broken, time.perf_counter() - begun)
     report = options.report("panorama", read, captions, tools, *content, windows=windows)
     with folder_written_beside(options.output) as folder:
@@ -235,12 +236,6 @@ def window_borders(options: PanoramaEvaluation, file: PanoramaFiles) -> Borders 
     least = f"at most {min(file.size)}, the short side of {file.source}"
     expect(options.window <= min(file.size), "--window", least, options.window)
     return seams.borders(file.size, options.window, options.stride)
-
-
-def part_names(file: PanoramaFiles) -> list[str]:
-    """Names of the square parts of a panorama."""
-    count = len(squares(file.size))
-    return [f"{file.name}, part {k + 1} of {count}" for k in range(count)] if count > 1 else [file.name]
 
 
 def evaluate_video(options: VideoEvaluation) -> None:
@@ -285,12 +280,8 @@ def evaluate_scene(options: SceneEvaluation) -> None:
     tools = options.networks.load()
     before, after, views = render_both(options, scene, source)
     figures = measure_edit(views, prompt) if views else None
-    # a scene has no mask
-    measures = [
-        one
-        for one in measure_views(before.frames, after.frames, captions, tools)
-        if one.key != "psnr_outside_mask"
-    ]
+    measures = measure_views(before.frames, after.frames, captions, tools)
+    measures = [one for one in measures if one.key != "psnr_outside_mask"]  # a scene has no mask
     for key, renders in (("depth_error", after), ("source_depth_error", before)):
         errors = reprojection_error(renders.frames, before.depths, before.cameras)
         measures.append(measured(key, errors.tolist()))
@@ -316,11 +307,9 @@ def evaluate_scene(options: SceneEvaluation) -> None:
 
 
 def scene_before(run: Path, source: Path | None) -> Path:
-    """The scene before the edit of a run: config.yml of another run, or a checkpoint.
+    """The scene before the edit of a run (its config.yml): another run's config.yml, or a checkpoint.
 
-    Args:
-        run: config.yml of the edited run.
-        source: the option of that name.
+    source: the option of that name.
     """
     from csd_nerf.runs.novel_views import base_checkpoint, find_run
 
@@ -346,22 +335,14 @@ def render_both(
 ) -> tuple["Views", "Views", list["HeldOut"]]:
     """Renders before and after an edit from the same novel views, and the held-out views with their photos.
 
-    Args:
-        options: path, number and size of the novel views.
-        scene: the edited run. If source is a checkpoint, the scene has its weights afterwards.
-        source: config.yml of another run, or a checkpoint of the same scene.
+    source: config.yml of another run, or a checkpoint of the same scene, which then gets its weights.
 
     Raises:
         UserError: they are runs of different captures.
     """
+    from csd_nerf.runs import novel_views
     from csd_nerf.runs.held_out import HeldOut, photos_of, renders_of
-    from csd_nerf.runs.novel_views import (
-        cameras_from_file,
-        load_weights,
-        novel_cameras,
-        open_scene,
-        render_views,
-    )
+    from csd_nerf.runs.novel_views import load_weights, open_scene, render_views
 
     pipeline = scene.pipeline
     other = pipeline if source.suffix == ".ckpt" else open_scene(source).pipeline
@@ -369,9 +350,9 @@ def render_both(
     same = here.shape == there.shape and torch.allclose(here, there, atol=1e-4)
     expect(same, str(source), f"a run of the capture of {options.edited}, with its cameras", "another one")
     if options.path:
-        cameras = cameras_from_file(options.path, options.width)
+        cameras = novel_views.cameras_from_file(options.path, options.width)
     else:
-        cameras = novel_cameras(scene, options.num_views, options.width)
+        cameras = novel_views.novel_cameras(scene, options.num_views, options.width)
     photos = photos_of(pipeline)
     after, edited = render_views(pipeline, cameras), renders_of(pipeline, "edited")
     if other is pipeline:
@@ -384,12 +365,14 @@ def print_results(report: Report, output: Path) -> None:
     """Print the table; on stderr the networks and files that are missing, and notes."""
     print_report(report)
     print(f"{output / 'report.html'}")
-    for line in (*report.tools.missing, *report.tools.caption_notes(report.captions)):
-        print(f"note: {line}", file=sys.stderr)
+    notes = [
+        f"note: {line}" for line in (*report.tools.missing, *report.tools.caption_notes(report.captions))
+    ]
     if report.broken:
-        print(f"could not be read ({len(report.broken)}), the rest was measured:", file=sys.stderr)
-    for line in report.broken:
-        print(f"  {line}", file=sys.stderr)
+        notes += [f"could not be read ({len(report.broken)}), the rest was measured:"]
+        notes += [f"  {line}" for line in report.broken]
+    for line in notes:
+        print(line, file=sys.stderr)
 
 
 Choice = (
@@ -401,12 +384,12 @@ Choice = (
 
 def evaluate(options: EvaluateOptions) -> None:
     """Measure an edit: CLIP measures, LPIPS, FID, warp error, seams, and what changed outside a mask."""
-    if isinstance(options, PanoramaEvaluation):
-        evaluate_panorama(options)
-    elif isinstance(options, VideoEvaluation):
-        evaluate_video(options)
-    elif isinstance(options, SceneEvaluation):
-        evaluate_scene(options)
+    commands: dict[type, Any] = {
+        PanoramaEvaluation: evaluate_panorama,
+        VideoEvaluation: evaluate_video,
+        SceneEvaluation: evaluate_scene,
+    }
+    commands[type(options)](options)
 
 
 def main(args: Sequence[str] | None = None) -> int:

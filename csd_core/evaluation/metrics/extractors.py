@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -65,22 +64,22 @@ class ClipExtractor:
 
     def __init__(
         self,
-        model: Any,
-        preprocess: Callable[[Image.Image], Tensor],
+        network: Any,
         tokenizer: Callable[[list[str]], Tensor],
-        *,
-        name: str,
-        identity: str,
-        label: str = "CLIP",
-        words: frozenset[str] | None = None,
-        batch_size: int = 16,
-        cache: Path | None = None,
+        source: _Source,
+        label: str,
+        batch_size: int,
+        cache: Path | None,
     ) -> None:
-        self.name, self.label, self.identity = name, label, identity
-        self._model = model.eval().requires_grad_(False)
-        self._preprocess, self._tokenizer = preprocess, tokenizer
-        self._words, self._batch_size = words, batch_size
-        self._cache = FeaturesCache(cache, identity) if cache else None
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        self.name, self.label, self.identity = source.name, label, source.identity
+        self._network, self._tokenizer = network.eval().requires_grad_(False), tokenizer
+        settings = PreprocessCfg(**network.visual.preprocess_cfg)
+        self._preprocess: Any = image_transform_v2(settings, is_train=False)
+        self._device: torch.device = next(network.parameters()).device
+        self._words, self._batch_size = source.words, batch_size
+        self._cache = FeaturesCache(cache, source.identity) if cache else None
 
     @classmethod
     def from_pretrained(
@@ -99,7 +98,7 @@ class ClipExtractor:
             model: a name of open_clip, such as ViT-B-32, or name/tag; hf-hub:owner/name; a folder in the
                 layout of open_clip's hub; or mini, the scorer that ships.
             weights: a checkpoint file of that architecture, safetensors or torch's.
-            device: cpu, cuda. None: CUDA where there is one.
+            device: None: CUDA where there is one.
             batch_size: images at a time.
             cache: folder where features of images are kept, by hash of image and model.
             local_files_only: do not use the network.
@@ -108,7 +107,6 @@ class ClipExtractor:
             UserError: an unknown name, or weights that are missing, out of reach or of another architecture.
         """
         import open_clip
-        from open_clip.transform import PreprocessCfg, image_transform_v2
 
         expect(batch_size >= 1, "batch-size", "at least 1", batch_size)
         where = resolve_device(device)
@@ -126,22 +124,8 @@ class ClipExtractor:
             tokenizer = _tokenizer(found.architecture, local_files_only)
         except Exception as error:  # torch, safetensors, the hub, odd configs: each has its own types
             raise UserError(_load_error(found, error)) from error
-        preprocess: Any = image_transform_v2(PreprocessCfg(**network.visual.preprocess_cfg), is_train=False)
-        return cls(
-            network,
-            preprocess,
-            tokenizer,
-            name=found.name,
-            identity=found.identity,
-            label="scorer" if model == SCORER else "CLIP",
-            words=found.words,
-            batch_size=batch_size,
-            cache=cache,
-        )
-
-    @cached_property
-    def _device(self) -> torch.device:
-        return next(self._model.parameters()).device
+        label = "scorer" if model == SCORER else "CLIP"
+        return cls(network, tokenizer, found, label, batch_size, cache)
 
     @torch.no_grad()
     def images(self, images: Iterable[Tensor]) -> Tensor:
@@ -162,7 +146,7 @@ class ClipExtractor:
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Features (N, D) of captions, float32 on the CPU."""
-        return self._model.encode_text(self._tokenizer(list(texts)).to(self._device)).float().cpu()
+        return self._network.encode_text(self._tokenizer(list(texts)).to(self._device)).float().cpu()
 
     def unknown_words(self, text: str) -> list[str]:
         """Words that the scorer was not trained on, which it ignores; none for other models."""
@@ -177,7 +161,7 @@ class ClipExtractor:
         missing = [k for k, row in enumerate(rows) if row is None]
         if missing:
             inputs = torch.stack([self._preprocess(Image.fromarray(pictures[k])) for k in missing])
-            fresh = self._model.encode_image(inputs.to(self._device)).float().cpu()
+            fresh = self._network.encode_image(inputs.to(self._device)).float().cpu()
             for k, row in zip(missing, fresh, strict=True):
                 rows[k] = row
                 if self._cache:
@@ -224,14 +208,8 @@ def _in_folder(model: str, folder: Path, weights: Path | None) -> _Source:
     with tempfile.TemporaryDirectory() as scratch:  # open_clip reads configs from files alone
         (Path(scratch) / f"{name}.json").write_text(json.dumps(architecture))
         open_clip.add_model_config(scratch)
-    return _Source(
-        name,
-        str(stored),
-        "mini scorer" if model == SCORER else f"{model}{f' with {weights.name}' if weights else ''}",
-        f"{digest} {file_hash(stored)}",
-        preprocess,
-        words=known,
-    )
+    title = "mini scorer" if model == SCORER else f"{model}{f' with {weights.name}' if weights else ''}"
+    return _Source(name, str(stored), title, f"{digest} {file_hash(stored)}", preprocess, words=known)
 
 
 def _tokenizer(architecture: str, local_files_only: bool) -> Callable[[list[str]], Tensor]:

@@ -37,12 +37,7 @@ class Lpips:
     def from_pretrained(
         cls, *, trunk: Path | None = None, device: str | None = None, batch_size: int = 8
     ) -> "Lpips":
-        """Load the network.
-
-        Args:
-            trunk: torchvision's weights of AlexNet. Default: ALEXNET among torch hub's checkpoints.
-            device: cpu, cuda. None: CUDA where there is one.
-            batch_size: pairs at a time.
+        """Load the network from `trunk`, torchvision's AlexNet (default: ALEXNET in torch hub's folder).
 
         Raises:
             UserError: the weights are missing, or of another network.
@@ -63,16 +58,10 @@ class Lpips:
 
     @torch.no_grad()
     def distances(self, a: Tensor, b: Tensor) -> Tensor:
-        """LPIPS of pairs of images, row by row.
-
-        Args:
-            a, b: (N, 3, H, W) in [0, 1], H and W at least LEAST_SIDE.
-
-        Returns:
-            (N,) float32 on the CPU.
+        """LPIPS of pairs of images (N, 3, H, W) in [0, 1], row by row: (N,) float32 on the CPU.
 
         Raises:
-            UserError: the images are too small.
+            UserError: H or W is less than LEAST_SIDE.
         """
         large = min(a.shape[2:]) >= LEAST_SIDE
         expect(large, "images", f"at least {LEAST_SIDE} x {LEAST_SIDE} pixels for LPIPS", tuple(a.shape))
@@ -112,12 +101,7 @@ class Inception:
     def from_pretrained(
         cls, *, weights: Path | None = None, device: str | None = None, batch_size: int = 8
     ) -> "Inception":
-        """Load the network.
-
-        Args:
-            weights: torch-fidelity's file. Default: INCEPTION among torch hub's checkpoints.
-            device: cpu, cuda. None: CUDA where there is one.
-            batch_size: images at a time.
+        """Load the network from torch-fidelity's file (default: INCEPTION in torch hub's folder).
 
         Raises:
             UserError: the weights are missing, or of another network.
