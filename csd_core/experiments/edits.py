@@ -152,12 +152,12 @@ class EditWork:
         """Write the edited frames; evaluations, steps and seconds of the edit alone, and more."""
         source = self.source(cell)
         denoiser = _load(self.model.spec, device, cell.settings["dtype"], self.local_files_only)
-        begun = time.perf_counter()
+        began = time.perf_counter()
         with denoiser.count_evaluations() as evaluations, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "this editor was not taught")  # the experiment's instruction
             edit = self._optimise if cell.variant.method in VARIANTS else self._sample
             edited, record = edit(cell, denoiser, source)
-        record |= {"evaluations": evaluations.count, "seconds": round(time.perf_counter() - begun, 2)}
+        record |= {"evaluations": evaluations.count, "seconds": round(time.perf_counter() - began, 2)}
         if not self.is_video:
             record["borders"] = _borders(cell, denoiser, source[0])
         write_frames(folder / FRAMES, edited)

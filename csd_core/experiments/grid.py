@@ -138,9 +138,9 @@ def _make(cell: Cell, edit: Edit, folder: Path, device: str) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
     unfinished.mkdir(parents=True)
     try:
-        begun = time.perf_counter()
+        began = time.perf_counter()
         made = edit(cell, unfinished, device)
-        seconds = round(time.perf_counter() - begun, 2)
+        seconds = round(time.perf_counter() - began, 2)
         machine = {"device": device, "machine": describe_machine(), "versions": versions()}
         record = {"cell": asdict(cell), "seconds": seconds, **made, **machine}
         (unfinished / CELL).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")

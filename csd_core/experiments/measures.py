@@ -14,8 +14,6 @@ from csd_core.experiments.settings import Prompt
 if TYPE_CHECKING:
     from csd_core.evaluation import Measured
 
-EQUAL_DB = 100.0
-"""PSNR of images that are equal or nearly so: an infinite one would make the mean infinite."""
 Measures = dict[str, float | None]
 """By the key of a column. None: does not apply, or could not be measured."""
 
@@ -62,6 +60,7 @@ def nearest_true_edit(
         after: the edited frames.
         corners: compare their corners alone.
     """
+    from csd_core.evaluation.measures import CAP_DB
     from csd_core.evaluation.metrics.pixels import psnr
     from csd_core.mini_editor.edits import INSTRUCTIONS, apply_edit
 
@@ -69,7 +68,7 @@ def nearest_true_edit(
     outcomes = INSTRUCTIONS[instruction].outcomes
     scores = [
         {
-            outcome: min(psnr(compared(edited), compared(apply_edit(instruction, source, outcome))), EQUAL_DB)
+            outcome: min(psnr(compared(edited), compared(apply_edit(instruction, source, outcome))), CAP_DB)
             for outcome in outcomes
         }
         for source, edited in zip(before, after, strict=True)

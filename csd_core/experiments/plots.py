@@ -9,7 +9,6 @@ from torch import Tensor
 
 from csd_core.experiments.experiment import Column, Experiment
 from csd_core.experiments.tables import TableRow, heading
-from csd_core.io.files import written_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +26,7 @@ def write_plot(path: Path, experiment: Experiment, rows: Sequence[TableRow], cli
     is_tradeoff = experiment.tradeoff and len(have) == 2
     figure = _tradeoff(rows, have, clip) if is_tradeoff else _bars(rows, have, clip)
     figure.suptitle(experiment.title)
-    _save(figure, path)
+    figure.savefig(path, dpi=150)
 
 
 def _tradeoff(rows: Sequence[TableRow], columns: Sequence[Column], clip: str) -> "Figure":
@@ -88,9 +87,4 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Tensor]], labels: Sequence[s
             axes.imshow(frames[k].permute(1, 2, 0).numpy())
             axes.set(xticks=(), yticks=())
         line[0].set_ylabel(label, rotation=0, ha="right", va="center")
-    _save(figure, path)
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    with written_beside(path) as beside:
-        figure.savefig(beside, dpi=150)
+    figure.savefig(path, dpi=150)

@@ -97,11 +97,8 @@ def _sizes(small: tuple[int, int], large: tuple[int, int]) -> tuple[Variant, ...
 
 ABLATION = tuple(Variant(method) for method in ("csd", "no-svgd", "sds"))
 _ABLATED = (*ABLATION, Variant("no-svgd", "learning rate of csd", {"scaled": False}))
-_COMPARED, _GUIDANCE, _MINI_GUIDANCE = (
-    ("csd", "ip2p-resize", "ip2p-overlap"),
-    (3, 5, 7.5, 10),
-    (1.5, 2, 2.5, 3),
-)
+_COMPARED = ("csd", "ip2p-resize", "ip2p-overlap")
+_GUIDANCE, _MINI_GUIDANCE = (3, 5, 7.5, 10), (1.5, 2, 2.5, 3)
 _SPEED_UPS = speed_ups(4, EditConfig.noise_pool)
 _T_RANGES = tuple(
     Variant(method, f"t {low:g} to {high:g}", {"t_range": (low, high)})

@@ -23,7 +23,6 @@ from csd_core.experiments.measures import Measures
 from csd_core.experiments.options import ExperimentOptions, Prepare, PreparedExperiment
 from csd_core.experiments.plots import write_plot, write_sheet
 from csd_core.experiments.tables import MeasuredCell, rows_of, table
-from csd_core.io.files import written_beside
 
 if TYPE_CHECKING:
     from csd_core.evaluation import Tools
@@ -117,8 +116,11 @@ def measure_edits(
     prepared: PreparedExperiment, folder: Path, tools: "Tools | None"
 ) -> tuple[list[MeasuredCell], list[str]]:
     """The finished cells with their measures; and a line for each that could not be measured."""
-    if tools:
-        note_unknown_words(prepared, tools)
+    from csd_core.evaluation import Captions
+
+    captions = {Captions(cell.prompt.source, cell.prompt.target) for cell in prepared.cells}
+    for note in sorted({note for pair in captions for note in (tools.caption_notes(pair) if tools else ())}):
+        print(f"note: {note}", file=sys.stderr)
     done = [cell for cell in prepared.cells if cell.is_done(folder)]
     measured, failed = [], []
     for cell in tqdm(done, "measuring", unit="edit", disable=None):
@@ -130,14 +132,6 @@ def measure_edits(
             failed.append(f"{cell.name}: {error}")
         measured.append(MeasuredCell(cell, cell.record(folder), measures))
     return measured, failed
-
-
-def note_unknown_words(prepared: PreparedExperiment, tools: "Tools") -> None:
-    """Print which words of the captions a small scorer was not trained on."""
-    captions = {text for cell in prepared.cells for text in (cell.prompt.source, cell.prompt.target)}
-    unknown = {word for text in captions if tools.clip for word in tools.clip.unknown_words(text)}
-    if unknown:
-        print(f"note: the scorer was not trained on {', '.join(sorted(unknown))}", file=sys.stderr)
 
 
 # Results ------------------------------------------------------------------------------------------
@@ -154,7 +148,7 @@ def facts(
     by = "nothing: the edits were only timed"
     if tools:
         by = f"{tools.clip.name}, {tools.clip.identity}" if tools.clip else "pixels alone"
-    prompts = {cell.prompt for cell in prepared.cells}
+    prompts = [cell.prompt for cell in prepared.cells]
     machines = {f"on {cell.record['device']}, {_plain(cell.record['machine'])}" for cell in measured}
     return {
         "prompts": {prompt.name: [prompt.text, prompt.source, prompt.target] for prompt in prompts},
@@ -187,8 +181,9 @@ def write_results(
         "note": experiment.note,
         "rows": [row.data() for row in rows],
     }
-    _write(folder / "table.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
-    _write(folder / "table.md", report(experiment, measured, clip, listed))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.json").write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
+    (folder / "table.md").write_text(report(experiment, measured, clip, listed))
     made = [row for row in rows if row.cells]
     write_plot(folder / "plot.png", experiment, made, clip)
     pairs = [prepared.work.frames(row.cells[0].cell, folder.parent / "cells") for row in made]
@@ -221,8 +216,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return "; ".join(f"{name}: {_plain(part)}" for name, part in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _write(path: Path, text: str) -> None:
-    with written_beside(path) as beside:
-        beside.write_text(text)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from csd_core.experiments.measures import corners_of, parts, true_measures
+from csd_core.experiments.measures import corners_of, true_measures
 from csd_core.experiments.settings import Prompt
 from csd_core.method.schedule import step_generator
 from csd_core.mini_editor.edits import apply_edit
@@ -52,11 +52,3 @@ def test_the_parts_of_a_picture_must_agree() -> None:
     torn = true_measures(TINT, [source], [halves])
     assert torn["share"] == 0.5
     assert (torn["hue_spread"] or 0) > 30
-
-
-def test_parts_are_squares_of_half_the_short_side() -> None:
-    image = torch.arange(3 * 5 * 9.0).view(3, 5, 9)
-    squares = parts(image)
-    assert len(squares) == 2 * 4
-    assert torch.equal(squares[0], image[:, :2, :2])
-    assert torch.equal(squares[5], image[:, 2:4, 2:4])

@@ -67,8 +67,6 @@ def test_rows_differ_from_the_preset_in_their_own_settings() -> None:
     [
         ROWS[ONE_VIEW],
         ROWS["csd, shared noise, bandwidth x 3"],
-        ROWS["no-svgd"],
-        ROWS["sds"],
         Variant("csd", "", {"guidance_scale": 3.0, "image_guidance_scale": 1.25, "num_steps": 9}),
     ],
 )
