@@ -12,7 +12,6 @@ from csd_core.canvas.windows import Windows
 from csd_core.denoisers.instruct_pix2pix import InstructPix2Pix
 from csd_core.engine.config import MethodConfig
 from csd_core.engine.draws import particles_of_step
-from csd_core.engine.methods import with_method
 from csd_core.engine.prepared import PreparedEdit, with_steps
 from csd_core.errors import UserError
 from csd_core.presets import INSTRUCT_PIX2PIX, Preset
@@ -33,19 +32,6 @@ def test_no_image_is_encoded_twice(
 ) -> None:
     prepare(denoiser, num_steps=1, **how).run()
     assert encoded == sizes
-
-
-@each_kind
-@pytest.mark.parametrize(("method", "each"), [("csd", 5), ("no-svgd", 5), ("sds", 3), ("dds", 6)])
-def test_evaluations_of_the_methods(
-    denoiser: InstructPix2Pix, prepare: Prepare, method: str, each: int
-) -> None:
-    job = prepare(denoiser, num_steps=2)
-    job.edit = with_method(job.edit, method, "a film")
-    sampled = sum(len(particles_of_step(job.edit, job.num_particles, step)) for step in range(2))
-    with denoiser.count_evaluations() as evaluations:
-        job.run()
-    assert evaluations.count == each * sampled
 
 
 @each_kind

@@ -221,14 +221,3 @@ def test_bad_input_is_reported_at_once(denoiser: InstructPix2Pix) -> None:
         video(denoiser, [])
     with pytest.raises(UserError, match="resolution: expected at least 4 pixels, got 3"):
         video(denoiser, resolution=3)
-
-
-def test_an_array_is_not_kept_by_its_image() -> None:
-    frame = moving(1)[0]
-    image = as_image(frame, torch.device("cpu"))
-    assert image.shape == (1, 3, *SIZE)
-    assert image.is_contiguous()
-    before = image.clone()
-    frame[:] = 0
-    assert torch.equal(image, before)
-    np.testing.assert_array_equal(quantise(image[0], np.uint8), moving(1)[0])
