@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from csd_core.errors import UserError, expect
-from csd_core.evaluation.measures import CAP_DB, Measured, measured
+from csd_core.evaluation.measures import CAP_DB, MEASURES, Measured, measured
 from csd_core.evaluation.metrics import clip
 from csd_core.evaluation.metrics.flow import warp_errors
 from csd_core.evaluation.metrics.pixels import psnr, seam_score
@@ -181,14 +181,8 @@ def _are_neighbours(positions: Sequence[int]) -> Tensor:
     return torch.tensor([after - before == 1 for before, after in pairwise(positions)], dtype=torch.bool)
 
 
-_OF_FEATURES = (
-    "directional_similarity",
-    "image_similarity",
-    "image_consistency",
-    "source_image_consistency",
-    "text_similarity",
-    "direction_consistency",
-)
+_OF_FEATURES = [key for key, measure in MEASURES.items() if "{label}" in measure.title]
+"""In the order of _features."""
 
 
 def _features(

@@ -59,9 +59,7 @@ def orbit(num_views: int, size: int, seed: int) -> list[View]:
         direction = np.array([np.cos(azimuth) * flat, np.sin(azimuth) * flat, np.sin(elevation)])
         eye = rng.uniform(3.3, 3.7) * direction
         target = np.array([0, 0, 0.25]) + rng.normal(0, 0.04, 3)
-        views.append(
-            View(look_at(eye, target.tolist()), focal, focal, size / 2, size / 2, size, size),
-        )
+        views.append(View(look_at(eye, target.tolist()), focal, focal, size / 2, size / 2, size, size))
     return views
 
 
@@ -82,14 +80,8 @@ def write_demo_scene(folder: Path, *, num_views: int = 32, size: int = 128, seed
             image = render(scene, *view, samples=2).clip(0, 1)
             Image.fromarray((image * 255).round().astype(np.uint8)).save(fresh / name)
             frames.append({"file_path": name, "transform_matrix": view.camera_to_world.tolist()})
-        camera = {
-            "fl_x": views[0].fx,
-            "fl_y": views[0].fy,
-            "cx": size / 2,
-            "cy": size / 2,
-            "w": size,
-            "h": size,
-        }
+        focal, centre = {"fl_x": views[0].fx, "fl_y": views[0].fy}, {"cx": size / 2, "cy": size / 2}
+        camera = {**focal, **centre, "w": size, "h": size}
         transforms = {"camera_model": "OPENCV", **camera, "frames": frames}
         (fresh / "transforms.json").write_text(json.dumps(transforms, indent=1))
     return folder

@@ -21,29 +21,19 @@ from csd_core.errors import UserError
 
 # Settings on which shapes and meaning of the weights depend. Losses and schedules stay the new run's.
 ARCHITECTURE = (
-    "near_plane",
-    "far_plane",
-    "background_color",
-    "hidden_dim",
-    "hidden_dim_color",
-    "hidden_dim_transient",
-    "num_levels",
-    "base_res",
-    "max_res",
-    "log2_hashmap_size",
-    "features_per_level",
-    "num_proposal_samples_per_ray",
-    "num_nerf_samples_per_ray",
-    "num_proposal_iterations",
-    "use_same_proposal_network",
-    "proposal_net_args_list",
-    "proposal_initial_sampler",
-    "use_appearance_embedding",
-    "use_average_appearance_embedding",
-    "appearance_embed_dim",
-    "predict_normals",
-    "disable_scene_contraction",
-    "average_init_density",
+    *(
+        "near_plane",
+        "far_plane",
+        "background_color",
+        "hidden_dim",
+        "hidden_dim_color",
+        "hidden_dim_transient",
+    ),
+    *("num_levels", "base_res", "max_res", "log2_hashmap_size", "features_per_level"),
+    *("num_proposal_samples_per_ray", "num_nerf_samples_per_ray", "num_proposal_iterations"),
+    *("use_same_proposal_network", "proposal_net_args_list", "proposal_initial_sampler"),
+    *("use_appearance_embedding", "use_average_appearance_embedding", "appearance_embed_dim"),
+    *("predict_normals", "disable_scene_contraction", "average_init_density"),
 )
 _POSES = "_model.camera_optimizer.pose_adjustment"
 _TAG = "tag"

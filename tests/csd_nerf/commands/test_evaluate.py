@@ -167,10 +167,6 @@ def test_an_older_report_is_replaced_and_nothing_else(command: Command, clips: t
     assert command("video", *clips) == 2
     assert "a folder with other files" in command.err
     assert (command.output / "notes.txt").read_text() == "mine"
-    for place in (clips[1], clips[1] / "report", command.root):
-        command.output = place
-        assert command("video", *clips) == 2
-        assert not (place / "report.json").exists()
 
 
 @pytest.mark.parametrize(

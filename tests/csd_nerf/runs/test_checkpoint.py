@@ -54,15 +54,6 @@ def test_other_objects_are_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "a.ckpt")
 
 
-def test_read_gives_back_what_was_written(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "nerfstudio_models" / "step-000000003.ckpt"
-    write_checkpoint(CONTENT, path, only_latest=True)
-    loaded = read_checkpoint(path)
-    assert torch.equal(loaded["pipeline"]["w"], CONTENT["pipeline"]["w"])
-    assert loaded["schedulers"] == CONTENT["schedulers"]
-    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["nerfstudio_models"]
-
-
 def test_the_appearance_of_renders_of_an_older_run_is_read(tmp_path: Path) -> None:
     name, own, shown = "_model.field.embedding_appearance.", torch.rand(3, 4), torch.rand(4)
     old = {f"{name}shown": shown, f"{name}edited": torch.tensor([False, True, False])}
@@ -87,19 +78,18 @@ def test_a_write_that_breaks_off_leaves_the_older_checkpoint(
     assert [path.name for path in folder.iterdir()] == ["step-000000003.ckpt"]
 
 
-def test_older_checkpoints_are_removed_only_where_asked(tmp_path: Path) -> None:
-    folder = tmp_path / "run" / "nerfstudio_models"
+def test_a_checkpoint_replaces_older_ones_where_asked_and_not_its_copy(tmp_path: Path) -> None:
+    folder, kept = tmp_path / "run" / "nerfstudio_models", tmp_path / "run" / "base_model"
     for step, only_latest, left in ((3, False, [3]), (4, False, [3, 4]), (5, True, [5])):
-        write_checkpoint(CONTENT, folder / f"step-{step:09d}.ckpt", only_latest=only_latest)
+        path = folder / f"step-{step:09d}.ckpt"
+        write_checkpoint({**CONTENT, "step": step}, path, only_latest=only_latest)
         assert sorted(path.name for path in folder.iterdir()) == [f"step-{k:09d}.ckpt" for k in left]
-
-
-def test_kept_copy_stays_when_the_original_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "nerfstudio_models" / "step-000000003.ckpt"
-    write_checkpoint(CONTENT, path, only_latest=True)
-    keep_copy(path, tmp_path / "run" / "base_model")
-    write_checkpoint({**CONTENT, "step": 99}, path, only_latest=True)
-    assert read_checkpoint(tmp_path / "run" / "base_model" / path.name)["step"] == 3
+        if step == 3:
+            keep_copy(path, kept)
+    loaded = read_checkpoint(kept / "step-000000003.ckpt")
+    assert (loaded["step"], loaded["schedulers"]) == (3, CONTENT["schedulers"])
+    assert torch.equal(loaded["pipeline"]["w"], CONTENT["pipeline"]["w"])
+    assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == ["base_model", "nerfstudio_models"]
 
 
 def test_find_takes_the_latest_or_the_one_that_is_named(tmp_path: Path) -> None:
