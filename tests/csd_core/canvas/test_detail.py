@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csd_core.canvas.detail import Detail, carried, fit_windows
+from csd_core.canvas.detail import Detail, carried, fit_windows, local_affine
 
 SIZE, SMALL = (48, 60), (24, 30)
 
@@ -92,3 +92,5 @@ def test_the_fit_by_hand() -> None:
     torch.testing.assert_close(slope[0, :, :, 4, 4].double(), expected, atol=1e-4, rtol=0)
     by_hand = y.mean(0) - expected @ x.mean(0)
     torch.testing.assert_close(offset[0, :, 4, 4].double(), by_hand, atol=1e-4, rtol=0)
+    for mean, fits in zip(local_affine(source, target), (slope, offset), strict=True):
+        torch.testing.assert_close(mean[..., 4, 4], fits.mean(dim=(-2, -1)))
