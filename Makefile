@@ -39,7 +39,7 @@ lint: $(STAMP) ## Check formatting, lint and what may import what
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports pyproject.toml
 
-format: $(STAMP) ## Format the code and mend what lint can mend
+format: $(STAMP) ## Format the code and fix what lint can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

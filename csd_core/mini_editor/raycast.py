@@ -93,8 +93,8 @@ class Box:
         with np.errstate(divide="ignore", invalid="ignore"):
             inverse = 1 / d_local
             middle, reach = -o_local * inverse, half * np.abs(inverse)
-        near = _max_of_columns(middle - reach)
-        far = -_max_of_columns(-(middle + reach))
+            near = _max_of_columns(middle - reach)
+            far = -_max_of_columns(-(middle + reach))
         return np.where((near < far) & (near > _EPSILON), near, np.float32(np.inf))
 
     def normal(self, p: Array) -> Array:

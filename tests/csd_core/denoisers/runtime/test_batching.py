@@ -246,7 +246,7 @@ given = model.conditioning(Branch(True, "red", ()), Conditioning(96, image=torch
 inputs = [x, torch.full((96,), 300.0), given]
 few = model.predict_noise(*(x[:2] for x in inputs))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 96 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + 224 * 2**20,) * 2)
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     chunks = Chunks(model.predict_noise, 96)
