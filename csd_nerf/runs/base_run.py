@@ -21,14 +21,8 @@ from csd_core.errors import UserError
 
 # Settings on which shapes and meaning of the weights depend. Losses and schedules stay the new run's.
 ARCHITECTURE = (
-    *(
-        "near_plane",
-        "far_plane",
-        "background_color",
-        "hidden_dim",
-        "hidden_dim_color",
-        "hidden_dim_transient",
-    ),
+    *("near_plane", "far_plane", "background_color"),
+    *("hidden_dim", "hidden_dim_color", "hidden_dim_transient"),
     *("num_levels", "base_res", "max_res", "log2_hashmap_size", "features_per_level"),
     *("num_proposal_samples_per_ray", "num_nerf_samples_per_ray", "num_proposal_iterations"),
     *("use_same_proposal_network", "proposal_net_args_list", "proposal_initial_sampler"),
