@@ -111,8 +111,8 @@ class ClipExtractor:
         expect(batch_size >= 1, "batch-size", "at least 1", batch_size)
         where = resolve_device(device)
         found = _find(model, weights, local_files_only)
-        for chatty in ("open_clip", "huggingface_hub"):
-            logging.getLogger(chatty).setLevel(logging.ERROR)
+        for package in ("open_clip", "huggingface_hub"):
+            logging.getLogger(package).setLevel(logging.ERROR)
         try:
             network: Any = open_clip.create_model(
                 found.architecture,

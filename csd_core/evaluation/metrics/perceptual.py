@@ -91,7 +91,7 @@ class Inception:
     """FID (arXiv:1706.08500) of torchmetrics: 0 for equal sets, lower is more similar.
 
     Images are scaled to 299 x 299 with antialiasing; torch-fidelity scales without, so values of the two
-    differ. With fewer images than the 2048 features FID is biased: a few dozen images tell little.
+    differ. With fewer images than the 2048 features FID is biased: a few dozen images are too few.
     """
 
     def __init__(self, metric: Any, batch_size: int = 8) -> None:
