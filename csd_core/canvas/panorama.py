@@ -24,7 +24,7 @@ from csd_core.errors import expect
 from csd_core.image_ops import LUMA, blend, resize
 from csd_core.presets import Preset
 
-Borders = Literal["margin", "lift", "none"]
+Borders = Literal["margin", "reweight", "none"]
 
 BEYOND_MASK = 2
 """Latent pixels around a mask that are edited too: what is decoded inside it shall see edited neighbours."""

@@ -248,7 +248,7 @@ EXPERIMENTS = (
         "borders",
         "pixels near the border of the image",
         BEYOND,
-        _csd_by("borders", ("margin", "lift", "none")),
+        _csd_by("borders", ("margin", "reweight", "none")),
         (SNOW,),
         mini={"rendered_size": (320, 256), "short_side": 256},  # more windows than move in one step
         columns=(
@@ -260,7 +260,7 @@ EXPERIMENTS = (
             *COST_COLUMNS,
         ),
         plot=("psnr_true", "psnr_corners", "evaluations"),
-        note="margin: windows reach onto a mirrored margin; lift: longer steps where windows are few; none: "
+        note="margin: windows reach onto a mirrored margin; reweight: longer steps where windows are few; none: "
         "as in the published code. --stride sets how few they are.",
     ),
     experiment(

@@ -63,7 +63,7 @@ def change_by_place(job: Panorama, side: int) -> Tensor:
     return torch.stack([change[where].mean() for where in (corner, border & ~corner, ~border)])
 
 
-@pytest.mark.parametrize("borders", ["margin", "lift"])
+@pytest.mark.parametrize("borders", ["margin", "reweight"])
 def test_a_uniform_image_is_edited_equally_everywhere(mini: InstructPix2Pix, borders: Borders) -> None:
     image = torch.tensor([0.35, 0.5, 0.6]).view(1, 3, 1, 1).expand(1, 3, 224, 256).contiguous()
     # without guidance: two evaluations in place of five; steps so small that nothing is near its end
