@@ -260,8 +260,8 @@ EXPERIMENTS = (
             *COST_COLUMNS,
         ),
         plot=("psnr_true", "psnr_corners", "evaluations"),
-        note="margin: windows reach onto a mirrored margin; reweight: longer steps where windows are few; none: "
-        "as in the published code. --stride sets how few they are.",
+        note="margin: windows reach onto a mirrored margin; reweight: longer steps where windows are few; "
+        "none: as in the published code. --stride sets how few they are.",
     ),
     experiment(
         "video",
