@@ -248,9 +248,10 @@ class Denoiser(ABC):
         """Move the networks, in place; dtype: of the predictions.
 
         Raises:
-            UserError: the device is unknown or absent.
+            UserError: the device is unknown or absent, or the family cannot be moved.
         """
-        raise NotImplementedError
+        name = self.family or type(self).__name__
+        raise UserError(f"device: expected a model that can be moved, got {name}; load it on {device} instead")
 
     @contextmanager
     def count_evaluations(self) -> Iterator[Evaluations]:

@@ -83,6 +83,11 @@ def test_a_family_without_a_sampler_names_those_that_have_one() -> None:
         editor(smooth(1, 3, 16, 16), "redder", method="ip2p-overlap")
 
 
+def test_a_family_that_cannot_be_moved_says_so() -> None:
+    with pytest.raises(UserError, match="device: expected a model that can be moved, got Tinter; load it on"):
+        PanoramaEditor(Tinter()).to("cpu")
+
+
 class Wordy(ExactEditor):
     """Its text has another length with the image than without: such rows cannot lie in one tensor."""
 
