@@ -251,7 +251,9 @@ class Denoiser(ABC):
             UserError: the device is unknown or absent, or the family cannot be moved.
         """
         name = self.family or type(self).__name__
-        raise UserError(f"device: expected a model that can be moved, got {name}; load it on {device} instead")
+        raise UserError(
+            f"device: expected a model that can be moved, got {name}; load it on {device} instead"
+        )
 
     @contextmanager
     def count_evaluations(self) -> Iterator[Evaluations]:
