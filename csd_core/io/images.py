@@ -36,7 +36,7 @@ _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 # titles. The others describe the file, which changes.
 _PHOTO_TAGS = (270, 271, 272, 305, 306, 315, 316, 18246, 33432, 40091, 40092, 40093, 40094, 40095)
 _NOT_COPIED = (ExifTags.IFD.MakerNote, ExifTags.IFD.Interop)  # hold offsets that do not survive a rewrite
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFFFILE_DECODES = (1, 8, 32946)  # none and deflate; tifffile needs another package for the rest
 _XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:\s*=\s*["\']|>))([1-8])')
 
@@ -154,7 +154,7 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         with path.open("rb") as file:
             start = file.read(4)
         expect(bool(start), str(path), "an image file", "an empty file; copy or save it again")
-        is_tiff_16 = start in _TIFF_MAGIC and _check_tiff(path, max_pixels) == 16
+        is_tiff_16 = start in TIFF_MAGIC and _check_tiff(path, max_pixels) == 16
         return _read_tiff_16(path) if is_tiff_16 else _read_with_pillow(path, max_pixels)
 
 
