@@ -158,13 +158,15 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         return _read_tiff_16(path) if is_tiff_16 else _read_with_pillow(path, max_pixels)
 
 
-def read_mask(path: Path, *, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_mask(
+    path: Path, *, size: tuple[int, int], max_pixels: int = MAX_PIXELS, may_be_empty: bool = False
+) -> np.ndarray:
     """Read a mask of size (height, width) as float32 (H, W) in [0, 1].
 
     It is the brightness of the image; of a shape in one colour on a transparent ground, it is the opacity.
 
     Raises:
-        UserError: as read_picture, or the size is another, or the mask is black all over.
+        UserError: as read_picture, or the size is another, or the mask is black all over (unless that may be).
     """
     picture = read_picture(path, max_pixels=max_pixels)
     expected, got = f"{sides(size)} as the image", sides(picture.size)
@@ -173,7 +175,7 @@ def read_mask(path: Path, *, size: tuple[int, int], max_pixels: int = MAX_PIXELS
     levels = picture.alpha if picture.alpha is not None and _is_shape(picture) else luma(picture.pixels)
     mask = levels.astype(np.float32) / np.float32(top)
     got = "an empty one; paint it white there"
-    expect(bool(mask.max() > 0), str(path), "a mask with white where to edit", got)
+    expect(may_be_empty or bool(mask.max() > 0), str(path), "a mask with white where to edit", got)
     return mask
 
 
