@@ -303,7 +303,7 @@ def _read_with_pillow(path: Path, max_pixels: int) -> Picture:
         xmp = image.info.get("xmp")
         xmp = xmp.encode() if isinstance(xmp, str) else xmp
         # Pillow has turned a TIFF by now, and removed its orientation
-        upright = _turned(pixels, exif.get(_ORIENTATION, 1))
+        upright = turned(pixels, exif.get(_ORIENTATION, 1))
         return _picture(upright, image.info.get("icc_profile"), kept, xmp)
 
 
@@ -317,7 +317,7 @@ def _picture(pixels: np.ndarray, icc: bytes | None, exif: bytes | None, xmp: byt
     )
 
 
-def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Stored pixels (H, W, C) made upright; orientation as in EXIF, 1 is upright."""
     if orientation in _SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
@@ -434,7 +434,7 @@ def _tiff_16_samples(path: Path, page: Any) -> np.ndarray:
     if int(page.compression) in _TIFFFILE_DECODES:
         planes = page.asarray(squeeze=False)[:, 0]  # (P, H, W, C): either planes or channels are 1
         samples = planes.transpose(1, 2, 0, 3).reshape(page.imagelength, page.imagewidth, -1)
-        return _turned(samples.astype(np.uint16, copy=False), page.tags.valueof(int(_ORIENTATION), default=1))
+        return turned(samples.astype(np.uint16, copy=False), page.tags.valueof(int(_ORIENTATION), default=1))
     import cv2
 
     read = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)  # turns a TIFF
