@@ -19,10 +19,12 @@ from csd_core.denoisers.runtime.hub import fetch_from_hub
 from csd_core.denoisers.runtime.loading import (
     WAY_OUT,
     Components,
+    building,
     check_weights,
     read_json,
     weight_patterns,
 )
+from csd_core.denoisers.runtime.trial import check_runs
 from csd_core.errors import UserError
 
 MINI = "mini"
@@ -142,8 +144,8 @@ def load_denoiser(
         local_files_only: never touch the network.
 
     Raises:
-        UserError: the model is unknown, out of reach or of an unknown family; CUDA is absent; nothing can be
-            compiled here.
+        UserError: the model is unknown, out of reach, damaged or of an unknown family; CUDA is absent;
+            nothing can be compiled here.
     """
     from csd_core.denoisers.runtime.compiling import check_compiler
 
@@ -161,6 +163,9 @@ def load_denoiser(
     if language := read_language(folder):
         small = {"presets": presets.MINI, "prompt_note": partial(unknown_prompt_message, language=language)}
     dtype = default_dtype(target) if torch_dtype == "auto" else torch_dtype
-    return family.load(
-        folder, dtype=dtype, device=target, variant=variant, compile=compile, offload=offload, **small
-    )
+    with building("the model", folder):
+        denoiser = family.load(
+            folder, dtype=dtype, device=target, variant=variant, compile=compile, offload=offload, **small
+        )
+        check_runs(denoiser, str(folder))
+    return denoiser

@@ -24,7 +24,14 @@ from csd_core.denoisers.base import (
 )
 from csd_core.denoisers.runtime.compiling import compile_network
 from csd_core.denoisers.runtime.device import resolve_device
-from csd_core.denoisers.runtime.loading import WAY_OUT, load_network, load_scheduler, read_config
+from csd_core.denoisers.runtime.loading import (
+    WAY_OUT,
+    check_number,
+    load_network,
+    load_scheduler,
+    load_tokenizer,
+    read_config,
+)
 from csd_core.denoisers.runtime.offloading import Offloaded
 from csd_core.denoisers.runtime.vae import Autoencoder
 from csd_core.errors import UserError
@@ -47,11 +54,19 @@ COMPONENTS = {
 """See runtime/loading.py."""
 
 
+_LARGEST_SAMPLE = 1024
+_LARGEST_FACTOR = 1e3
+
+
 def check_configs(folder: Path, name: str) -> None:
-    """See families.Family."""
+    """See families.Family; what has no weights, tokenizer and scheduler, is loaded once."""
     configs = {component: read_config(folder, component, name) for component in COMPONENTS}
-    latents = configs["vae"].get("latent_channels", 4)
-    channels = configs["unet"].get("in_channels", 4)
+    unet, vae, where = configs["unet"], configs["vae"], f"model {name!r}: {{}}/config.json"
+    check_number(unet, "in_channels", 4, 4096, where.format("unet"))
+    check_number(unet, "sample_size", None, _LARGEST_SAMPLE, where.format("unet"))
+    check_number(vae, "latent_channels", 4, 4096, where.format("vae"))
+    check_number(vae, "scaling_factor", 1.0, _LARGEST_FACTOR, where.format("vae"))
+    latents, channels = vae.get("latent_channels", 4), unet.get("in_channels", 4)
     if channels != 2 * latents:
         raise UserError(
             f"model {name!r}: expected an InstructPix2Pix model, whose UNet takes {2 * latents} channels "
@@ -60,6 +75,8 @@ def check_configs(folder: Path, name: str) -> None:
     kind = configs["scheduler"].get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction"):
         raise UserError(f"model {name!r}: expected prediction_type epsilon or v_prediction, got {kind!r}")
+    load_scheduler(folder)
+    _load_tokenizer(folder, name)
 
 
 def load(
@@ -73,7 +90,7 @@ def load(
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel
 
     vae_class = read_config(folder, "vae", str(folder)).get("_class_name")
     vae = AutoencoderTiny if vae_class == "AutoencoderTiny" else AutoencoderKL
@@ -81,11 +98,21 @@ def load(
         unet=load_network(UNet2DConditionModel, folder, "unet", variant, torch_dtype=dtype),
         vae=load_network(vae, folder, "vae", variant, torch_dtype=torch.float32),
         text_encoder=load_network(CLIPTextModel, folder, "text_encoder", variant, dtype=dtype),
-        tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True),
+        tokenizer=_load_tokenizer(folder, str(folder)),
         scheduler=load_scheduler(folder),
         device=device,
         **how,
     )
+
+
+def _load_tokenizer(folder: Path, name: str) -> Any:
+    from transformers import CLIPTokenizer
+
+    text, where = read_config(folder, "text_encoder", name), f"model {name!r}: text_encoder/config.json"
+    check_number(text, "vocab_size", 49408, 10**7, where)
+    check_number(text, "max_position_embeddings", 77, 10**5, where)
+    vocabulary, length = text.get("vocab_size", 49408), text.get("max_position_embeddings", 77)
+    return load_tokenizer(CLIPTokenizer, folder, vocabulary=vocabulary, length=length)
 
 
 class InstructPix2Pix(Denoiser):

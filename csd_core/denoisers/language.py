@@ -4,6 +4,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from csd_core.errors import UserError
 
 LANGUAGE_FILE = "language.json"
 """In a model's folder: instruction -> its wordings. Only small editors have one."""
@@ -40,9 +43,33 @@ def likeness(prompt: str, wordings: Iterable[str]) -> float:
 
 
 def read_language(folder: Path) -> dict[str, list[str]] | None:
-    """The wordings that the model in `folder` was trained on; None if it understands any prompt."""
+    """The wordings that the model in `folder` was trained on; None if it understands any prompt.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = folder / LANGUAGE_FILE
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        language = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        language = None
+    if not _is_language(language):
+        raise UserError(
+            f'{path}: expected a JSON object {{"name": ["wording", ...], ...}}; fetch the model again'
+        )
+    return language
+
+
+def _is_language(content: Any) -> bool:
+    if not isinstance(content, dict) or not content:
+        return False
+    return all(isinstance(of, list) and of and all(map(_is_text, of)) for of in content.values())
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(words(value))
 
 
 def unknown_prompt_message(prompt: str, language: Mapping[str, Sequence[str]]) -> str | None:

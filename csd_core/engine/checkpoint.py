@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from csd_core.errors import UserError
@@ -48,7 +49,11 @@ class Checkpoint:
                 canvas = file.get_tensor("canvas")
             if not isinstance(settings, dict):
                 raise TypeError("no settings")
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            if steps_done not in range(settings.get("num_steps", steps_done) + 1):
+                raise ValueError(f"{steps_done} steps done")
+            if canvas.dtype != torch.float32 or not bool(canvas.isfinite().all()):
+                raise ValueError("its latents are no finite float32")
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"resume: {self.path} is damaged ({error}); delete it to start again") from error
         self._compare(settings)
         return steps_done, canvas

@@ -158,9 +158,9 @@ def test_each_prompt_is_embedded_once(tiny_epsilon: Path, monkeypatch: pytest.Mo
     original = model._encode_text
     monkeypatch.setattr(model, "_encode_text", lambda prompt: (embedded.append(prompt), original(prompt))[1])
     image = torch.zeros(3, 4, 8, 8)
-    first = given(model, image, "red", "", "red").tensors["text"]
-    assert torch.equal(given(model, image[:2], "", "red").tensors["text"], first[[1, 0]])
-    assert embedded == ["red", ""]
+    first = given(model, image, "red", "blue", "red").tensors["text"]
+    assert torch.equal(given(model, image[:2], "blue", "red").tensors["text"], first[[1, 0]])
+    assert embedded == ["red", "blue"]
     assert not torch.equal(first[0], first[1])
 
 

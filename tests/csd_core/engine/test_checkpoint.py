@@ -107,7 +107,8 @@ def good() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "damage", ["empty", "text", "cut", "head", "no step", "no canvas", "nonsense", "[1]", "null"]
+    "damage",
+    ["empty", "text", "cut", "head", "no step", "no canvas", "nonsense", "[1]", "null", "[" * 9999],
 )
 def test_a_damaged_one_is_one_line(path: Path, damage: str) -> None:
     Checkpoint(path, SETTINGS).save(1, canvas())
@@ -129,6 +130,25 @@ def test_a_damaged_one_is_one_line(path: Path, damage: str) -> None:
     with pytest.raises(UserError, match=r"resume: .* is damaged \(.*\); delete it to start again") as raised:
         Checkpoint(path, SETTINGS).load()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("steps_done", "latents"),
+    [
+        ("-1", canvas()),
+        ("4", canvas()),
+        ("1", canvas().half()),
+        ("1", canvas().int()),
+        ("1", canvas().masked_fill(canvas() > 2, torch.nan)),
+    ],
+)
+def test_steps_and_latents_that_no_edit_writes_are_damage(
+    path: Path, steps_done: str, latents: torch.Tensor
+) -> None:
+    settings = {**SETTINGS, "num_steps": 3}
+    save_file({"canvas": latents}, path, {"settings": json.dumps(settings), "steps_done": steps_done})
+    with pytest.raises(UserError, match="is damaged"):
+        Checkpoint(path, settings).load()
 
 
 def test_a_file_of_another_program_is_damaged(path: Path) -> None:
