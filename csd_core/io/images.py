@@ -1,127 +1,42 @@
-"""Image files: PNG, JPEG, WebP and TIFF with their transparency, colour profile, EXIF and XMP.
+"""Image files: PNG, JPEG, WebP and TIFF with their transparency, colour profile, resolution, EXIF and XMP.
 
 A picture is read upright, as RGB of 8 or 16 bits. Pillow reads 8 bits; it would reduce most pictures of 16
-bits to 8, so those are read by OpenCV (PNG) and tifffile (TIFF).
+bits to 8, so those are read by OpenCV (PNG, PPM, JPEG 2000) and tifffile (TIFF).
 """
 
 import io
-import re
-import struct
 import warnings
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
-from PIL import ExifTags, Image, ImageCms
-from PIL.PngImagePlugin import putchunk
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL import Image, ImageCms, PngImagePlugin
 from torch import Tensor
 
 from csd_core.errors import UserError, expect
 from csd_core.io.files import unreadable, written_beside
+from csd_core.io.image_metadata import ORIENTATION, photo_exif, photo_xmp, resolution, rgb_profile
+from csd_core.io.picture import Picture, check_pixels, sides, turned
+from csd_core.io.png import colour_chunks, decode_16, means_srgb, opencv_16, with_key, write_png
+from csd_core.io.tiff import TIFF_MAGIC, check_tiff, read_tiff, write_tiff
 
 MAX_PIXELS = 200_000_000
+NOISE = 20 / 255
+"""What encoders add to black and white. JPEG of quality 75 adds more to 0.3 % of the pixels of drawn shapes,
+of quality 85 to 0.01 %."""
 
-_ANIMATED = {"GIF", "PNG", "WEBP", "AVIF", "FLI"}  # pages of a TIFF and extra pictures of a phone are none
+# All kinds that were tried; Pillow also knows some that run other programs, or hold no photos.
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "TGA", "PPM", "JPEG2000", "AVIF")
+_FORMATS += ("ICO", "SGI", "PCX", "QOI", "PSD")
+_ANIMATED = {"GIF", "PNG", "WEBP", "AVIF"}  # pages of a TIFF and extra pictures of a phone are none
+_JPEG = (".jpg", ".jpeg")
 _SIDE_LIMITS = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 _MARKER_BYTES = 65_000  # EXIF and XMP have one segment of a JPEG each, of 64 KiB with its header
-_ORIENTATION, _EXIF, _GPS = ExifTags.Base.Orientation, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
-_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
-# Tags of the first directory that describe the photo: description, camera, software, dates, artist, rating,
-# titles. The others describe the file, which changes.
-_PHOTO_TAGS = (270, 271, 272, 305, 306, 315, 316, 18246, 33432, 40091, 40092, 40093, 40094, 40095)
-_NOT_COPIED = (ExifTags.IFD.MakerNote, ExifTags.IFD.Interop)  # hold offsets that do not survive a rewrite
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_TIFFFILE_DECODES = (1, 8, 32946)  # none and deflate; tifffile needs another package for the rest
-_XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:\s*=\s*["\']|>))([1-8])')
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """An upright picture and its metadata.
-
-    Attributes:
-        pixels: RGB, uint8 or uint16 (H, W, 3).
-        alpha: (H, W), same type as the pixels; None if the file has no transparency.
-        icc_profile: colour profile of the RGB pixels.
-        exif: starts with "Exif" and two zeros; without orientation and thumbnail.
-        xmp: an XML packet; describes the projection of a 360-degree picture.
-    """
-
-    pixels: np.ndarray
-    alpha: np.ndarray | None = None
-    icc_profile: bytes | None = None
-    exif: bytes | None = None
-    xmp: bytes | None = None
-
-    def __post_init__(self) -> None:
-        if self.pixels.dtype not in (np.uint8, np.uint16) or self.pixels.shape[2:] != (3,):
-            raise ValueError(
-                f"expected uint8 or uint16 (H, W, 3), got {self.pixels.dtype} {self.pixels.shape}"
-            )
-        if self.alpha is not None and (self.alpha.dtype, self.alpha.shape) != (self.pixels.dtype, self.size):
-            raise ValueError(f"expected alpha as the pixels, got {self.alpha.dtype} {self.alpha.shape}")
-
-    @property
-    def height(self) -> int:
-        """Rows."""
-        return self.pixels.shape[0]
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-        return self.pixels.shape[1]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.height, self.width
-
-    @property
-    def depth(self) -> int:
-        """Bits of a channel, 8 or 16."""
-        return self.pixels.dtype.itemsize * 8
-
-    @property
-    def is_opaque(self) -> bool:
-        """No pixel is transparent, not even in part."""
-        return self.alpha is None or bool((self.alpha == np.iinfo(self.alpha.dtype).max).all())
-
-    @property
-    def is_full_sphere(self) -> bool:
-        """A whole 360-degree panorama: equirectangular by its XMP, and twice as wide as high."""
-        whole, cropped = self._gpano("FullPanoWidthPixels"), self._gpano("CroppedAreaImageWidthPixels")
-        is_part = None not in (whole, cropped) and whole != cropped
-        is_sphere = self._gpano("ProjectionType") == "equirectangular"
-        return is_sphere and not is_part and self.width == 2 * self.height
-
-    def to_tensor(self) -> Tensor:
-        """The pixels as float32 (3, H, W) in [0, 1]."""
-        scaled = self.pixels.astype(np.float32) / np.float32(np.iinfo(self.pixels.dtype).max)
-        return torch.from_numpy(scaled).permute(2, 0, 1).contiguous()
-
-    def stacked(self) -> np.ndarray:
-        """RGB, or RGBA if there is alpha: (H, W, 3 or 4)."""
-        return self.pixels if self.alpha is None else np.dstack([self.pixels, self.alpha])
-
-    def with_pixels(self, pixels: np.ndarray) -> "Picture":
-        """The same metadata with other pixels.
-
-        Raises:
-            ValueError: not uint8 or uint16 (H, W, 3), or not of the size and type of the alpha.
-        """
-        return replace(self, pixels=pixels)
-
-    def _gpano(self, name: str) -> str | None:
-        """A property of the panorama, written as an attribute or as an element."""
-        pattern = rf"GPano:{name}(?:\s*=\s*[\"']|\s*>)\s*([^\s\"'<]+)"
-        found = re.search(pattern.encode(), self.xmp or b"")
-        return found[1].decode(errors="replace").lower() if found else None
+_PROFILE_BYTES = 255 * 65_000  # of a JPEG, in numbered segments
+_TEXT_BYTES = 64 * 2**20  # of a profile or text of a PNG; Pillow's own limit is 1 MiB
 
 
 def quantise(image: Tensor, dtype: Any) -> np.ndarray:
@@ -154,29 +69,52 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         with path.open("rb") as file:
             start = file.read(4)
         expect(bool(start), str(path), "an image file", "an empty file; copy or save it again")
-        is_tiff_16 = start in TIFF_MAGIC and _check_tiff(path, max_pixels) == 16
-        return _read_tiff_16(path) if is_tiff_16 else _read_with_pillow(path, max_pixels)
+        is_ours, has_pages = check_tiff(path, max_pixels) if start in TIFF_MAGIC else (False, False)
+        lost = ["its further pages"] if has_pages else []
+        if is_ours:
+            return _picture(path, *read_tiff(path), lost)
+        return _read_with_pillow(path, max_pixels, lost)
 
 
-def read_mask(
-    path: Path, *, size: tuple[int, int], max_pixels: int = MAX_PIXELS, may_be_empty: bool = False
-) -> np.ndarray:
+def read_mask(path: Path, *, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read a mask of size (height, width) as float32 (H, W) in [0, 1].
 
     It is the brightness of the image; of a shape in one colour on a transparent ground, it is the opacity.
+    The noise of a JPEG or another lossy file is cleared, with a warning.
 
     Raises:
-        UserError: as read_picture, or the size is another, or the mask is black all over (unless that may be).
+        UserError: as read_picture, or the size is another, or the mask is black all over.
     """
     picture = read_picture(path, max_pixels=max_pixels)
     expected, got = f"{sides(size)} as the image", sides(picture.size)
     expect(picture.size == tuple(size), str(path), expected, f"{got}; draw the mask on the image itself")
-    top = np.iinfo(picture.pixels.dtype).max
-    levels = picture.alpha if picture.alpha is not None and _is_shape(picture) else luma(picture.pixels)
-    mask = levels.astype(np.float32) / np.float32(top)
+    mask = mask_levels(picture)
+    if picture.is_lossy:
+        warnings.warn(noise_note(path), stacklevel=2)
     got = "an empty one; paint it white there"
-    expect(may_be_empty or bool(mask.max() > 0), str(path), "a mask with white where to edit", got)
+    expect(bool(mask.max() > 0), str(path), "a mask with white where to edit", got)
     return mask
+
+
+def mask_levels(picture: Picture) -> np.ndarray:
+    """What read_mask reads of a picture, float32 (H, W) in [0, 1]; it may be black all over."""
+    levels = picture.alpha if picture.alpha is not None and _is_shape(picture) else luma(picture.pixels)
+    mask = levels.astype(np.float32) / np.float32(np.iinfo(picture.pixels.dtype).max)
+    return without_noise(mask) if picture.is_lossy else mask
+
+
+def without_noise(mask: np.ndarray) -> np.ndarray:
+    """A mask of a lossy file: levels within NOISE of 0 and 1 become those, what is between is stretched."""
+    return np.clip((mask - NOISE) / (1 - 2 * NOISE), 0, 1, dtype=np.float32)
+
+
+def noise_note(path: Path) -> str:
+    """What without_noise does to a mask, for the user."""
+    low = round(NOISE * 255)
+    return (
+        f"{path} is lossy, which adds noise to black and white: levels up to {low} of 255 count as black, "
+        f"from {255 - low} as white; a PNG is used as it is"
+    )
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:
@@ -185,8 +123,11 @@ def luma(pixels: np.ndarray) -> np.ndarray:
     return np.rint(0.299 * red + 0.587 * green + 0.114 * blue)
 
 
-def check_can_hold(output: Path, picture: Picture) -> None:
+def check_can_hold(output: Path, picture: Picture) -> list[str]:
     """Check that the format of `output` can hold the picture.
+
+    Returns:
+        What it cannot hold that a user should know.
 
     Raises:
         UserError: unknown suffix, transparency or long metadata in a JPEG, or a side is too long.
@@ -197,12 +138,25 @@ def check_can_hold(output: Path, picture: Picture) -> None:
     limit = _SIDE_LIMITS.get(suffix, max(picture.size))
     got = f"{sides(picture.size)}; write a .png or .tif"
     expect(max(picture.size) <= limit, str(output), f"sides of at most {limit} pixels in {suffix}", got)
-    if suffix in (".jpg", ".jpeg"):
+    if suffix in _JPEG:
         got = "transparent pixels; write a .png, .webp or .tif"
         expect(picture.is_opaque, str(output), "an opaque picture in a JPEG", got)
         longest = max(len(picture.exif or b""), len(picture.xmp or b""))
         got = f"{longest} bytes; write a .png, .webp or .tif"
         expect(longest <= _MARKER_BYTES, str(output), f"EXIF and XMP of {_MARKER_BYTES} bytes in a JPEG", got)
+        profile = len(picture.icc_profile or b"")
+        got = f"{profile} bytes; write a .png, .webp or .tif"
+        expected = f"a colour profile of {_PROFILE_BYTES} bytes in a JPEG"
+        expect(profile <= _PROFILE_BYTES, str(output), expected, got)
+    notes = []
+    if picture.depth == 16 and suffix in (*_JPEG, ".webp"):
+        notes.append(
+            f"{output}: {suffix} holds 8 bits per channel, not the 16 of the input; .png or .tif does"
+        )
+    if suffix != ".png" and not (picture.icc_profile or means_srgb(picture.png_colour)):
+        names = " ".join(name.decode() for name, _ in picture.png_colour)
+        notes.append(f"{output}: {suffix} does not say what the colours mean ({names}); .png does")
+    return notes
 
 
 def write_picture(path: Path, picture: Picture) -> None:
@@ -235,119 +189,129 @@ def decoding(path: Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path}: expected {known}, got something else; convert it") from error
     except Exception as error:  # from OSError to IndexError, by format and damage
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if "MAX_TEXT_CHUNK" in reason or "Too much memory used in text chunks" in reason:  # of Pillow's PNG
+            expected = f"profiles and texts of at most {_TEXT_BYTES >> 20} MiB in a PNG"
+            raise UserError(f"{path}: expected {expected}, got more; save it without metadata") from error
         got = f"one that is damaged or cut off, or something else ({' '.join(reason.split())})"
         raise UserError(f"{path}: expected a whole {kind}, got {got}; copy or save it again") from error
 
 
 @contextmanager
 def pillow_limit(pixels: int | None) -> Iterator[None]:
-    """Replace Pillow's own limit of pixels."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = pixels
+    """Replace Pillow's own limits, of pixels and of the profiles and texts of a PNG."""
+    before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+    Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = pixels, _TEXT_BYTES
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = before
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before
 
 
-def check_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
-    """Check that height times width is at most max_pixels.
-
-    Raises:
-        UserError: it is more.
-    """
-    pixels = size[0] * size[1]
-    got = f"{sides(size)}, {pixels} pixels, more than the limit of {max_pixels}; raise it with --max-pixels"
-    expect(pixels <= max_pixels, str(path), "pictures of a size to edit", got)
-
-
-def sides(size: tuple[int, int]) -> str:
-    """Height and width as users write them: 48x32 is 48 wide."""
-    return f"{size[1]}x{size[0]}"
-
-
-def rgb_pixels(path: Path, image: Image.Image) -> np.ndarray:
+def rgb_pixels(path: Path | str, image: Image.Image) -> np.ndarray:
     """Pixels of a loaded image as (H, W, 3 or 4): uint16 of grey with 16 bits, else uint8.
+
+    path: names it in errors.
 
     Raises:
         UserError: its numbers have more than 16 bits.
     """
+    is_16 = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     got = f"mode {image.mode}; save it with 8 or 16 bits"
-    expect(image.mode not in ("I", "F"), str(path), "8 or 16 bits per channel", got)
-    if image.mode.startswith("I;16"):
+    expect(is_16 or image.mode not in ("I", "F"), str(path), "8 or 16 bits per channel", got)
+    if is_16:
         grey = np.asarray(image).astype(np.uint16)
-        return _with_key(np.repeat(grey[..., None], 3, axis=2), image)
+        return with_key(np.repeat(grey[..., None], 3, axis=2), image)
     if image.mode == "CMYK":
         image = _from_cmyk(image)
+    if image.mode == "La":  # Pillow converts it in two steps
+        image = image.convert("LA")
     return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
-def _read_with_pillow(path: Path, max_pixels: int) -> Picture:
+def _read_with_pillow(path: Path, max_pixels: int, lost: list[str]) -> Picture:
     # a file, not a path: Pillow 13 turns a TIFF of which it knows the path wrongly
-    with path.open("rb") as file, Image.open(file) as image:
+    with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
         check_pixels(path, (image.height, image.width), max_pixels)
-        frames = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+        frames = getattr(image, "n_frames", 1)
         got = f"an animation that has {frames} frames; use csd-edit-video, or save one frame"
-        expect(frames == 1, str(path), "a still image", got)
-        stored = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""
+        expect(image.format not in _ANIMATED or frames == 1, str(path), "a still image", got)
+        stored = image.tile[0].args if image.tile else None
         exif = Image.Exif()
         with suppress(Exception):  # damaged EXIF raises anything; the picture can be read without
             exif = image.getexif()
-        kept = _photo_exif(exif)
+        kept, dpi = photo_exif(exif), resolution(image.info, exif)
         with pillow_limit(max_pixels):  # an icon may hold a picture larger than its header states
             image.load()  # raises if the file is cut off; OpenCV may fill up with black
-        if stored in ("RGB;16B", "RGBA;16B", "LA;16B"):
-            pixels = _png_16(path, image, alpha=stored != "RGB;16B")
-        else:
-            pixels = rgb_pixels(path, image)
-        xmp = image.info.get("xmp")
-        xmp = xmp.encode() if isinstance(xmp, str) else xmp
         # Pillow has turned a TIFF by now, and removed its orientation
-        upright = turned(pixels, exif.get(_ORIENTATION, 1))
-        return _picture(upright, image.info.get("icc_profile"), kept, xmp)
+        upright = turned(_pixels(path, image, stored, lost), exif.get(ORIENTATION, 1))
+        if image.format == "MPO" and frames > 1:
+            lost = [*lost, "its further pictures"]
+        found = _picture(path, upright, kept, dpi, image.info, lost)
+        colour = colour_chunks(path) if image.format == "PNG" else ()
+        return replace(found, png_colour=colour, is_lossy=_is_lossy(path, image))
 
 
-def _picture(pixels: np.ndarray, icc: bytes | None, exif: bytes | None, xmp: bytes | None) -> Picture:
+def _pixels(path: Path, image: Image.Image, stored: Any, lost: list[str]) -> np.ndarray:
+    """Pixels (H, W, 3 or 4) of a loaded image, with 16 bits where its file has them.
+
+    stored: the arguments of Pillow's decoder. lost: is told what is left out.
+    """
+    if image.format == "PNG" and stored in ("RGB;16B", "RGBA;16B", "LA;16B"):
+        return decode_16(path, image, alpha=stored != "RGB;16B")
+    if image.format == "PPM" and image.mode == "RGB" and isinstance(stored, tuple) and stored[1] > 255:
+        levels, top = opencv_16(path.read_bytes() + b"\n").astype(np.uint32), stored[1]
+        return ((levels * 65535 + top // 2) // top).astype(np.uint16)
+    if image.format == "SGI":
+        got = "16; save it as PNG or TIFF"
+        expect(path.read_bytes()[3] == 1, str(path), "8 bits per channel in SGI", got)
+    if image.format == "JPEG2000" and image.mode != "I;16":  # Pillow takes the brightest of 16 bits for black
+        data = path.read_bytes()
+        bits = (data[data.index(b"\xff\x4f\xff\x51") + 42] & 127) + 1
+        known = bits <= 8 or (bits == 16 and image.mode in ("RGB", "RGBA"))
+        expect(known, str(path), "8 or 16 bits per channel", f"{bits} in JPEG 2000; save it as PNG or TIFF")
+        if bits > 8:
+            return opencv_16(data)
+    if image.format == "AVIF" and _is_deep(path.read_bytes()):
+        lost.append("more than 8 bits per channel")
+    return rgb_pixels(path, image)
+
+
+def _is_deep(avif: bytes) -> bool:
+    """Whether the first coded picture has 10 or 12 bits: high_bitdepth of the AV1 configuration."""
+    place = avif.find(b"av1C")
+    return place >= 0 and len(avif) > place + 6 and bool(avif[place + 6] & 0x40)
+
+
+def _is_lossy(path: Path, image: Image.Image) -> bool:
+    if image.format == "WEBP":
+        data, start = path.read_bytes(), 12
+        while data[start : start + 4] not in (b"VP8 ", b"VP8L", b""):
+            length = int.from_bytes(data[start + 4 : start + 8], "little")
+            start += 8 + length + length % 2
+        return data[start : start + 4] == b"VP8 "
+    return image.format in ("JPEG", "MPO", "AVIF", "JPEG2000") or image.info.get("compression") == "jpeg"
+
+
+def _picture(
+    path: Path,
+    pixels: np.ndarray,
+    exif: bytes | None,
+    dpi: tuple[float, float] | None,
+    info: Mapping[Any, Any],
+    lost: Sequence[str],
+) -> Picture:
+    """info: icc_profile and xmp as in Pillow's. lost: parts of the file that the picture does not have."""
+    xmp, parts = photo_xmp(info.get("xmp") or b"")
+    icc, left_out = rgb_profile(info.get("icc_profile") or b"")
     return Picture(
         pixels=np.ascontiguousarray(pixels[..., :3]),
         alpha=np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None,
-        icc_profile=icc if icc and icc[16:20] == b"RGB " else None,  # one of grey or CMYK does not fit
+        icc_profile=icc,
         exif=exif,
-        xmp=_XMP_ORIENTATION.sub(rb"\g<1>1", xmp) if xmp else None,
+        xmp=xmp,
+        dpi=dpi,
+        notes=tuple(f"{path}: the output does not have {part}" for part in (*parts, *left_out, *lost)),
     )
-
-
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Stored pixels (H, W, C) made upright; orientation as in EXIF, 1 is upright."""
-    if orientation in _SIDEWAYS:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
-
-
-def _photo_exif(exif: Image.Exif) -> bytes | None:
-    """The EXIF that describes the photo, or None. Its thumbnail would show the picture before an edit."""
-    kept = Image.Exif()
-    try:
-        kept.update({tag: _text_as_bytes(exif[tag]) for tag in _PHOTO_TAGS if tag in exif})
-        folders = {folder: exif.get_ifd(folder) for folder in (_EXIF, _GPS)}
-        if exif.get(_ORIENTATION) in _SIDEWAYS:
-            height, width = ExifTags.Base.ExifImageHeight, ExifTags.Base.ExifImageWidth
-            swapped = {height: folders[_EXIF].get(width), width: folders[_EXIF].get(height)}
-            folders[_EXIF] |= {tag: value for tag, value in swapped.items() if value is not None}
-        for folder, found in folders.items():
-            entries = {tag: _text_as_bytes(value) for tag, value in found.items() if tag not in _NOT_COPIED}
-            if entries:
-                kept[folder] = entries
-        return kept.tobytes() if len(kept) else None
-    except Exception:  # damaged EXIF raises anything; the picture can be read without
-        return None
-
-
-def _text_as_bytes(value: Any) -> Any:
-    """Pillow reads text as Latin-1 and writes it as ASCII: letters beyond that are kept as bytes."""
-    return value.encode("latin-1", "replace") if isinstance(value, str) and not value.isascii() else value
 
 
 def _from_cmyk(image: Image.Image) -> Image.Image:
@@ -359,93 +323,6 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _png_16(path: Path, image: Image.Image, *, alpha: bool) -> np.ndarray:
-    """Pixels (H, W, 3 or 4) of a PNG that Pillow has checked."""
-    import cv2
-
-    # imdecode, since imread does not open every name; unchanged also means: not turned
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
-        raise OSError("OpenCV cannot decode it")
-    return pixels[..., [2, 1, 0, 3]] if alpha else _with_key(pixels[..., 2::-1], image)
-
-
-def _with_key(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
-    """RGB uint16 (H, W, 3); RGBA if one colour of the PNG is transparent."""
-    if (key := image.info.get("transparency")) is None:
-        return pixels
-    alpha = np.where((pixels == np.asarray(key, np.uint16)).all(axis=2), 0, 65535).astype(np.uint16)
-    return np.dstack([pixels, alpha])
-
-
-def _check_tiff(path: Path, max_pixels: int) -> int:
-    """Check size, kind and length of the first page by its tags; bits per channel."""
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        check_pixels(path, (page.imagelength, page.imagewidth), max_pixels)
-        bits = int(np.max(page.tags.valueof(258, default=1)))
-        whole = bool(np.all(np.equal(page.tags.valueof(339, default=1), 1)))
-        got = f"{bits} bits of {'unsigned' if whole else 'signed or real'} numbers; save it with 8 or 16 bits"
-        expect(bits in (1, 2, 4, 8, 16) and whole, str(path), "8 or 16 bits per channel", got)
-        ends = [start + length for start, length in zip(page.dataoffsets, page.databytecounts, strict=False)]
-        if max(ends, default=0) > path.stat().st_size:  # some decoders would fill up with black
-            raise OSError("its pixels end early")
-        return bits
-
-
-def _read_tiff_16(path: Path) -> Picture:
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        page, exif = tiff.pages.first, Image.Exif()
-        exif.endian, exif.bigtiff = tiff.byteorder, tiff.is_bigtiff
-        with suppress(Exception):  # damaged EXIF raises anything; the picture can be read without
-            exif.load_from_fp(cast(Any, tiff.filehandle), page.offset)
-        xmp = page.tags.valueof(700)
-        pixels = _tiff_16_rgb(path, page)
-        return _picture(pixels, page.iccprofile, _photo_exif(exif), bytes(xmp) if xmp else None)
-
-
-def _tiff_16_rgb(path: Path, page: Any) -> np.ndarray:
-    """Upright pixels of a page with 16 bits as RGB or RGBA, uint16 (H, W, 3 or 4)."""
-    got = f"{page.photometric!r}; convert it"
-    expect(int(page.photometric) in (0, 1, 2), str(path), "grey or RGB in a TIFF of 16 bits", got)
-    samples = _tiff_16_samples(path, page)
-    colours = 3 if page.photometric == 2 else 1
-    pixels = samples[..., :colours]
-    if page.photometric == 0:  # white is zero
-        pixels = 65535 - pixels
-    if colours == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
-    kind = int(page.extrasamples[0]) if page.extrasamples else 2
-    if samples.shape[2] == colours or kind not in (1, 2):  # the rest is no transparency
-        return pixels
-    alpha = samples[..., colours : colours + 1]
-    if kind == 1:  # colours are multiplied by it
-        plain = np.rint(pixels * (65535.0 / np.maximum(alpha, 1)))
-        pixels = np.minimum(plain, 65535).astype(np.uint16)
-    return np.concatenate([pixels, alpha], axis=2)
-
-
-def _tiff_16_samples(path: Path, page: Any) -> np.ndarray:
-    """Samples (H, W, C), upright."""
-    if int(page.compression) in _TIFFFILE_DECODES:
-        planes = page.asarray(squeeze=False)[:, 0]  # (P, H, W, C): either planes or channels are 1
-        samples = planes.transpose(1, 2, 0, 3).reshape(page.imagelength, page.imagewidth, -1)
-        return turned(samples.astype(np.uint16, copy=False), page.tags.valueof(int(_ORIENTATION), default=1))
-    import cv2
-
-    read = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)  # turns a TIFF
-    samples = None if read is None else read.reshape(*read.shape[:2], -1)
-    expected = (page.imagelength * page.imagewidth * page.samplesperpixel, np.uint16)
-    # planes one after the other come out wrong
-    if samples is None or (samples.size, samples.dtype) != expected or page.planarconfig != 1:
-        raise OSError(f"cannot decode {page.compression!r}; save it with deflate or LZW")
-    return samples[..., [2, 1, 0, 3][: samples.shape[2]]] if samples.shape[2] >= 3 else samples
-
-
 def _is_shape(picture: Picture) -> bool:
     """One colour on a transparent ground, whatever colour the transparent pixels have."""
     if picture.alpha is None or picture.is_opaque:
@@ -454,9 +331,9 @@ def _is_shape(picture: Picture) -> bool:
     return bool((seen == seen[:1]).all())
 
 
-def _metadata(picture: Picture) -> dict[str, bytes]:
+def _metadata(picture: Picture) -> dict[str, Any]:
     """As arguments of Pillow's save."""
-    found = {"icc_profile": picture.icc_profile, "exif": picture.exif, "xmp": picture.xmp}
+    found = {"icc_profile": picture.icc_profile, "exif": picture.exif, "xmp": picture.xmp, "dpi": picture.dpi}
     return {name: value for name, value in found.items() if value}
 
 
@@ -471,78 +348,11 @@ def _write_webp(path: Path, picture: Picture) -> None:
     image.save(path, "WEBP", lossless=True, exact=True, **_metadata(picture))
 
 
-def _write_png(path: Path, picture: Picture) -> None:
-    import cv2
-
-    order = [2, 1, 0] if picture.alpha is None else [2, 1, 0, 3]
-    done, encoded = cv2.imencode(".png", picture.stacked()[..., order], [cv2.IMWRITE_PNG_COMPRESSION, 6])
-    if not done:
-        raise OSError(f"{path}: OpenCV cannot encode the PNG")
-    head = 8 + 25  # signature and IHDR; the profile has to come right after
-    with path.open("wb") as file:
-        file.write(encoded[:head].tobytes())
-        if picture.icc_profile:
-            putchunk(file, b"iCCP", b"ICC Profile\0\0", zlib.compress(picture.icc_profile))
-        if picture.exif:
-            putchunk(file, b"eXIf", picture.exif.removeprefix(b"Exif\0\0"))
-        if picture.xmp:
-            putchunk(file, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0", picture.xmp)
-        file.write(encoded[head:].tobytes())
-
-
-def _write_tiff(path: Path, picture: Picture) -> None:
-    import tifffile
-
-    exif = Image.Exif()
-    exif.load(picture.exif or b"")
-    tags: list[tuple] = [(700, 1, len(picture.xmp), picture.xmp, True)] if picture.xmp else []
-    for tag in _PHOTO_TAGS:
-        if isinstance(value := exif.get(tag), str):
-            text = value.encode("latin-1", "replace") + b"\0"  # as Pillow has decoded it
-            tags.append((tag, 2, len(text), text, True))
-    folders = {folder: entries for folder in (_EXIF, _GPS) if (entries := exif.get_ifd(folder))}
-    tags += [(folder - 1, 4, 1, 0, True) for folder in folders]  # a place: tifffile refuses the tag itself
-    tifffile.imwrite(
-        path,
-        picture.stacked(),
-        photometric="rgb",
-        extrasamples=None if picture.alpha is None else ["unassalpha"],
-        compression="zlib",
-        predictor=True,
-        byteorder="<",
-        metadata=None,
-        software=False,
-        iccprofile=picture.icc_profile,
-        extratags=tags,
-    )
-    for folder, entries in folders.items():
-        _append_folder(path, folder, entries)
-
-
-def _append_folder(path: Path, folder: int, entries: dict[int, Any]) -> None:
-    """Put a directory of EXIF at the end of a TIFF, and its offset into the first directory."""
-    import tifffile
-
-    with tifffile.TiffFile(path, mode="r+") as tiff:
-        head = b"II+\0\x08" + bytes(11) if tiff.is_bigtiff else b"II*\0" + bytes(4)
-        directory = ImageFileDirectory_v2(head, group=folder)
-        for tag, value in entries.items():
-            directory[tag] = _text_as_bytes(value)
-        end = tiff.filehandle.size
-        offset = end + end % 2  # directories start at even offsets
-        tiff.filehandle.seek(end)
-        tiff.filehandle.write(bytes(offset - end) + directory.tobytes(offset))
-        place = tiff.pages.first.tags[folder - 1]
-        place.overwrite(offset)
-        tiff.filehandle.seek(place.offset)
-        tiff.filehandle.write(struct.pack("<H", folder))
-
-
 _WRITERS: dict[str, Callable[[Path, Picture], None]] = {
-    ".png": _write_png,
+    ".png": write_png,
     ".jpg": _write_jpeg,
     ".jpeg": _write_jpeg,
     ".webp": _write_webp,
-    ".tif": _write_tiff,
-    ".tiff": _write_tiff,
+    ".tif": write_tiff,
+    ".tiff": write_tiff,
 }

@@ -172,7 +172,7 @@ def test_packed_planes_are_refused(tmp_path: Path) -> None:
         tags[259].overwrite(32773)
         tags[273].overwrite([end, end + 41, end + 82])
         tags[279].overwrite([41, 41, 41])
-    assert "cannot decode" in refused(path)  # OpenCV would read something else
+    assert "with PACKBITS" in refused(path)  # OpenCV would read something else
 
 
 @each_depth
@@ -409,9 +409,6 @@ def test_other_channels_are_refused(tmp_path: Path) -> None:
         assert "8 or 16 bits per channel" in refused(path)
     tifffile.imwrite(path, noise(4, 4, 4, dtype=np.uint16), photometric="separated")
     assert "grey or RGB in a TIFF of 16 bits" in refused(path)
-    # Pillow reads it as whole numbers of 32 bits
-    (tmp_path / "a.pgm").write_bytes(b"P5 4 4 65535\n" + bytes(32))
-    assert "8 or 16 bits per channel" in refused(tmp_path / "a.pgm")
 
 
 # Writing
