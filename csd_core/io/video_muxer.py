@@ -1,15 +1,16 @@
-"""Encode frames into files by FFmpeg, with times, colours and sound; a Coding holds the settings."""
+"""Encode frames into files by FFmpeg, with times,
+colours, chapters and sound. A Coding holds the settings."""
 
 import errno
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from io import BytesIO
+from io import SEEK_CUR, SEEK_END, BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import av
 import av.error
@@ -17,15 +18,14 @@ import av.filter
 import numpy as np
 from av.container import OutputContainer
 from av.packet import Packet
-from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from csd_core.errors import UserError
-from csd_core.io.images import decoding
 from csd_core.io.video_colours import MATRIX_RGB, Colours, from_rgb
-from csd_core.io.video_sources import open_container
+from csd_core.io.video_frames import Chapter
+from csd_core.io.video_sound import CopiedSound
 from csd_core.io.videos import Video
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
@@ -36,7 +36,6 @@ ANIMATIONS = {".gif": "gif", ".webp": "webp"}
 _CONTAINER_OPTIONS = {
     "mp4": {"movflags": "+faststart"},  # a browser shows it before it has the whole file
     "mov": {"movflags": "+faststart"},
-    "webp": {"loop": "0"},  # endlessly, as a GIF by default
 }
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -70,10 +69,13 @@ def muxing(path: Path, coding: Coding, video: Video, sound: bool) -> Iterator["M
 
     Raises:
         OSError: the disk does not take the file.
-        UserError: the encoder does not take the frames.
+        UserError: the encoder does not take the frames, or the file not the sound or the whole.
     """
     # bitexact: no random numbers and no time of day in the file
     options = {"fflags": "+bitexact", **_CONTAINER_OPTIONS.get(coding.container, {})}
+    if path.suffix.lower() in ANIMATIONS:
+        options["loop"] = str(_loop(coding.container, video.plays or 0))
+    muxer = None
     try:
         # absolute: "name:" at the start of a path would be a protocol
         container = av.open(str(path.absolute()), "w", format=coding.container, container_options=options)
@@ -88,44 +90,115 @@ def muxing(path: Path, coding: Coding, video: Video, sound: bool) -> Iterator["M
     except av.error.FFmpegError as error:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-        got = f"{error.strerror or 'unknown'}; choose another codec or container"
-        raise UserError(f"{coding.codec}: expected an encoder that takes the frames, got {got}") from error
+        reason, doing = error.strerror or "unknown", muxer.doing if muxer else ""
+        expected, cure = f"frames and sound that {path.suffix} holds", "write another kind of file"
+        if doing == "sound":
+            expected, cure = f"sound that {path.suffix} holds", "leave it out with --no-sound"
+        elif doing == "encode":
+            expected, cure = f"frames that {coding.codec} takes", "choose another encoder with --codec"
+        raise UserError(f"{video.path}: expected {expected}, got {reason}; {cure}") from error
 
 
-def encode_trial(coding: Coding, video: Video, sound: bool = False) -> BytesIO:
-    """A file in memory with the first frame, black, and the first second of the sound.
+def encode_trial(coding: Coding, video: Video) -> BytesIO:
+    """A file in memory with the first frame, black.
+
+    Raises:
+        FFmpegError, ValueError: FFmpeg does not take it.
+    """
+    output = BytesIO()
+    short = replace(coding, ticks=coding.ticks[:2])
+    with closing(av.open(output, "w", format=coding.container)) as container:
+        muxer = Muxer(container, short, video, sound=False)
+        muxer.write(0, np.zeros((*video.size, 3), np.uint8))
+        muxer.finish()
+    output.seek(0)
+    return output
+
+
+def rehearse(coding: Coding, video: Video, sound: bool) -> list[str]:
+    """Write a file as it will be but for its pixels, and keep nothing; what a user should know of the sound.
 
     Raises:
         FFmpegError, ValueError, AttributeError: FFmpeg does not take it.
         UserError: the sound cannot be read.
     """
-    output = BytesIO()
-    pixels = np.zeros((*video.size, 3), np.uint8)
-    short = replace(coding, ticks=coding.ticks[:2])
+    # any: PyAV wants no more than these methods
+    nowhere: Any = _Nowhere()
     with (
-        closing(av.open(output, "w", format=coding.container)) as container,
-        closing(Muxer(container, short, video, sound)) as muxer,
+        closing(av.open(nowhere, "w", format=coding.container)) as container,
+        closing(Muxer(container, coding, video, sound)) as muxer,
     ):
-        muxer.write(0, pixels)
-        muxer.finish(sound_to=Fraction(1))
-    output.seek(0)
-    return output
+        return muxer.write_black()
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def __init__(self) -> None:
+        self._at = self._end = 0
+
+    def write(self, data: Any) -> int:
+        self._at += len(data)
+        self._end = max(self._at, self._end)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + {0: 0, SEEK_CUR: self._at, SEEK_END: self._end}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
 
 
 class Muxer:
-    """Encodes frames into an open container, and copies the sound in between."""
+    """Encodes frames into an open container, and copies the sound in between.
+
+    doing: what was last tried: to "encode" a frame, to add it to the "file", or to add "sound" to that.
+    """
 
     def __init__(self, container: OutputContainer, coding: Coding, video: Video, sound: bool) -> None:
-        self._container, self._coding = container, coding
+        self._container, self._coding, self._size = container, coding, video.size
         self._lengths = {start: end - start for start, end in pairwise(coding.ticks)}
         self._stream = _add_stream(container, coding, video)
         self._convert = VideoReformatter()
         self._palettes = _Palettes(video.size, coding.unit) if coding.codec == "gif" else None
         container.metadata.update(video.metadata)
-        self._sound = _CopiedSound(container, video) if sound else None
+        if video.chapters and coding.container in CONTAINERS.values():
+            container.set_chapters([_chapter(k, chapter) for k, chapter in enumerate(video.chapters)])
+        self.doing: Literal["encode", "file", "sound"] = "file"
+        self._sound = CopiedSound(container, video) if sound else None
 
     def write(self, k: int, pixels: np.ndarray) -> None:
         """Frame k, (H, W, 3) uint8."""
+        self._mux(self._encode(self._frame(k, pixels)))
+        self._copy_sound(k)
+
+    def write_black(self) -> list[str]:
+        """All packets as they will be, except that each frame is the same black one; notes on the sound."""
+        black = self._frame(0, np.zeros((*self._size, 3), np.uint8))
+        coded = bytes([*self._encode(black), *self._encode(None)][0])
+        for k, tick in enumerate(self._coding.ticks[:-1]):
+            packet = Packet(coded)
+            packet.stream, packet.is_keyframe = self._stream, True
+            packet.pts = packet.dts = tick
+            packet.time_base = self._coding.unit
+            self._mux([packet])
+            self._copy_sound(k)
+        self._copy_sound(None)
+        return self._sound.notes if self._sound else []
+
+    def finish(self) -> None:
+        """After the last frame."""
+        self._mux(self._encode(None))
+        self._copy_sound(None)
+
+    def close(self) -> None:
+        """Close the source of the sound."""
+        if self._sound:
+            self._sound.close()
+
+    def _frame(self, k: int, pixels: np.ndarray) -> VideoFrame:
+        """As the encoder takes it."""
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
         self._stamp(frame, k)
         if self._palettes:
@@ -133,31 +206,43 @@ class Muxer:
         else:
             frame = from_rgb(frame, self._convert, self._coding.colours, self._coding.pixel_format)
         self._stamp(frame, k)
-        self._mux(self._stream.encode(frame))
-        if self._sound:
-            self._sound.mux_to(self._coding.ticks[k] * self._coding.unit)
-
-    def finish(self, sound_to: Fraction | None = None) -> None:
-        """After the last frame; sound is copied until then, or all of it."""
-        self._mux(self._stream.encode())
-        if self._sound:
-            self._sound.mux_to(sound_to)
-
-    def close(self) -> None:
-        """Close the source of the sound."""
-        if self._sound:
-            self._sound.close()
+        return frame
 
     def _stamp(self, frame: VideoFrame, k: int) -> None:
         frame.pts, frame.time_base = self._coding.ticks[k], self._coding.unit
         frame.duration = self._lengths[self._coding.ticks[k]]
 
+    def _encode(self, frame: VideoFrame | None) -> list[Packet]:
+        self.doing = "encode"
+        return self._stream.encode(frame)
+
     def _mux(self, packets: Iterable[Packet]) -> None:
+        self.doing = "file"
         for packet in packets:
             # encoders drop the durations of frames, and that of the last one follows from nothing else
             if packet.pts is not None and packet.pts in self._lengths:
                 packet.duration = self._lengths[packet.pts]
             self._container.mux(packet)
+
+    def _copy_sound(self, k: int | None) -> None:
+        """That until frame k, or all of it."""
+        if self._sound:
+            self.doing = "sound"
+            self._sound.mux_to(None if k is None else self._coding.ticks[k] * self._coding.unit)
+            self.doing = "file"
+
+
+def _chapter(k: int, chapter: Chapter) -> Any:
+    unit = Fraction(1, 1_000_000)
+    start, end = round(chapter.start / unit), round(chapter.end / unit)
+    return {"id": k, "start": start, "end": end, "time_base": unit, "metadata": chapter.metadata}
+
+
+def _loop(container: str, plays: int) -> int:
+    """How the muxer of an animation is told how often it is played; 0: endlessly."""
+    if container == "gif" and plays:
+        plays = plays - 1 or -1  # a GIF states how often it is played again; -1: not at all
+    return min(plays, 65535)
 
 
 def _add_stream(container: OutputContainer, coding: Coding, video: Video) -> VideoStream:
@@ -211,67 +296,3 @@ class _Palettes:
     def of(self, frame: VideoFrame) -> VideoFrame:
         self._graph.vpush(frame)
         return self._graph.vpull()
-
-
-class _CopiedSound:
-    """Copies packets of sound as they are, never decoded, shifted to the start of the selection.
-
-    Sound is cut only where the selection of frames cuts the video.
-    """
-
-    def __init__(self, container: OutputContainer, video: Video) -> None:
-        self._container, self._video = container, video
-        self._source = open_container(video.path)
-        try:
-            self._streams = {s.index: self._added(s) for s in self._source.streams.audio}
-        except BaseException:
-            self._source.close()
-            raise
-        # these have no times below 0: sound from before the first frame would delay the video
-        self._earliest = video.start if container.format.name in ("matroska", "webm") else None
-        self._packets = self._kept()
-        self._next: tuple[Fraction, Packet] | None = None
-
-    def close(self) -> None:
-        """Close the source."""
-        self._packets.close()
-        self._source.close()
-
-    def mux_to(self, time: Fraction | None) -> None:
-        """Copy what is heard until then; None: all of it."""
-        waiting = self._next or next(self._packets, None)
-        while waiting and (time is None or waiting[0] <= time):
-            self._container.mux(waiting[1])
-            waiting = next(self._packets, None)
-        self._next = waiting
-
-    def _added(self, stream: Any) -> Stream:
-        added = self._container.add_stream_from_template(stream)
-        added.metadata.update({k: v for k, v in stream.metadata.items() if k in ("language", "title")})
-        added.disposition = stream.disposition
-        return added
-
-    def _kept(self) -> Generator[tuple[Fraction, Packet]]:
-        """(time in the output, packet) of those in the selection."""
-        video = self._video
-        with decoding(video.path, "video"):
-            for packet in self._source.demux(*self._source.streams.audio):
-                stamp = packet.dts if packet.pts is None else packet.pts
-                if stamp is None or not packet.size:
-                    continue
-                at = stamp * packet.time_base
-                if video.sound_from is not None and at < video.sound_from:
-                    continue
-                if video.sound_to is not None and at >= video.sound_to:
-                    continue
-                length = (packet.duration or 0) * packet.time_base
-                if self._earliest is not None and at + length <= self._earliest:
-                    continue
-                yield at - video.start, self._moved(packet)
-
-    def _moved(self, packet: Packet) -> Packet:
-        shift = round(self._video.start / packet.time_base)
-        packet.pts = None if packet.pts is None else packet.pts - shift
-        packet.dts = None if packet.dts is None else packet.dts - shift
-        packet.stream = self._streams[packet.stream.index]
-        return packet

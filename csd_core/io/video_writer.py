@@ -15,17 +15,17 @@ import numpy as np
 
 from csd_core.errors import UserError, expect
 from csd_core.io.files import check_output, folder_written_beside, written_beside
-from csd_core.io.images import Picture, decoding, write_picture
+from csd_core.io.images import Picture, write_picture
 from csd_core.io.video_codecs import check_no_codec, choose_coding
-from csd_core.io.video_muxer import ANIMATIONS, CONTAINERS, Coding, Muxer, encode_trial, muxing
-from csd_core.io.video_sources import open_container
+from csd_core.io.video_decoder import open_container, sound_streams
+from csd_core.io.video_muxer import ANIMATIONS, CONTAINERS, Coding, Muxer, encode_trial, muxing, rehearse
 from csd_core.io.videos import Video
 
 
 def check_can_write(
     output: Path, video: Video, *, codec: str | None = None, crf: int | None = None, sound: bool = True
 ) -> list[str]:
-    """Check, before any long work, that the video can be written to `output`. A frame is encoded to try it.
+    """Check, before any long work, that the video can be written to `output`: all is tried but its pixels.
 
     The suffix decides what is written: .mp4 .mov .mkv .webm .gif .webp; without one, a folder of PNGs.
 
@@ -39,8 +39,7 @@ def check_can_write(
     notes = list(video.notes)
     suffix = _suffix(output)
     _check_place(output, video)
-    if video.has_sound and sound and suffix not in CONTAINERS:
-        notes.append(f"{suffix or 'a folder'} holds no sound: it is left out")
+    notes += _notes_on_parts(suffix, video, sound)
     if not suffix:
         check_no_codec(output, codec, crf)
         return [*notes, "a folder of frames holds no times"] if video.num_frames > 1 else notes
@@ -48,8 +47,7 @@ def check_can_write(
     notes += _notes_on_times(suffix, video, coding)
     if suffix in CONTAINERS:
         notes += _notes_on_pixels(output, video, coding)
-        if video.has_sound and sound:
-            _try_sound(output, video, coding)
+        notes += _rehearsed(output, video, coding, sound and video.has_sound)
     return notes
 
 
@@ -166,17 +164,36 @@ def _check_folder(output: Path) -> None:
     expect(not others, str(output), expected, f"{others[:1]} in it; choose another output")
 
 
-def _try_sound(output: Path, video: Video, coding: Coding) -> None:
+def _rehearsed(output: Path, video: Video, coding: Coding, sound: bool) -> list[str]:
+    """What a user should know of the sound; an error for what the file does not take."""
     try:
-        with decoding(video.path, "video"), open_container(video.path) as container:
-            names = [getattr(s.codec_context, "name", "unknown") for s in container.streams.audio]
-        encode_trial(coding, video, sound=True)
+        return rehearse(coding, video, sound)
     except UserError:
         raise
     except (av.error.FFmpegError, ValueError, AttributeError) as error:
-        expected = f"sound that {output.suffix.lower()} holds"
-        got = f"{' and '.join(names)}; write a .mkv, or leave the sound out with --no-sound"
-        raise UserError(f"{output}: expected {expected}, got {got}") from error
+        suffix = output.suffix.lower()
+        if not sound:
+            reason = getattr(error, "strerror", None) or error
+            got = f"others ({reason}); write another kind of file, or fewer frames with --frames"
+            raise UserError(f"{output}: expected frames and times that {suffix} holds, got {got}") from error
+        _rehearsed(output, video, coding, sound=False)
+        with open_container(video.path) as container:
+            names = " and ".join(stream.codec_context.name for stream in sound_streams(container))
+        got = f"{names}; write a .mkv, or leave the sound out with --no-sound"
+        raise UserError(f"{output}: expected sound that {suffix} holds, got {got}") from error
+
+
+def _notes_on_parts(suffix: str, video: Video, sound: bool) -> list[str]:
+    """What of the video an output of that kind has no place for."""
+    kind, notes = suffix or "a folder", []
+    if suffix not in CONTAINERS:
+        notes += [f"{kind} holds no sound: it is left out"] if video.has_sound and sound else []
+        notes += [f"{kind} holds no chapters: they are left out"] if video.chapters else []
+        notes += [f"{kind} holds no metadata: it is left out"] if video.metadata else []
+    if suffix not in ANIMATIONS and video.plays not in (None, 1):
+        often = f"{video.plays} times" if video.plays else "endlessly"
+        notes.append(f"{kind} does not state that the animation is played {often}")
+    return notes
 
 
 def _notes_on_times(suffix: str, video: Video, coding: Coding) -> list[str]:
@@ -196,11 +213,10 @@ def _notes_on_pixels(output: Path, video: Video, coding: Coding) -> list[str]:
     notes = []
     if coding.pixel_format == "yuv444p" and coding.codec in ("libx264", "libx265"):
         notes.append("sides are odd: colours are written whole (yuv444p), which some players do not show")
-    if video.aspect != 1 and not _keeps_aspect(coding, video):
-        notes.append(f"{output.suffix} with {coding.codec} does not keep that pixels are not square")
-    return notes
-
-
-def _keeps_aspect(coding: Coding, video: Video) -> bool:
     with av.open(encode_trial(coding, video), "r") as container:
-        return container.streams.video[0].sample_aspect_ratio == video.aspect
+        if video.aspect not in (1, container.streams.video[0].sample_aspect_ratio):
+            notes.append(f"{output.suffix} with {coding.codec} does not keep that pixels are not square")
+        kept = {key.lower() for key in container.metadata}
+    if lost := [key for key in video.metadata if key.lower() not in kept]:
+        notes.append(f"{output.suffix} does not hold all metadata, this is left out: {', '.join(lost)}")
+    return notes

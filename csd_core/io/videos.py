@@ -4,14 +4,14 @@ Frames are decoded one after the other on request; none is kept. Times are exact
 seconds. Pixels are upright RGB of 8 bits, as the colour tags of the video state; HDR keeps its curve. What is
 transparent becomes white, colour profiles of pictures are not applied.
 
-video_sources decodes, video_writer writes, video_masks reads masks.
+video_sources and video_decoder decode, video_times finds the times, video_writer writes, video_masks reads
+masks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,10 @@ import numpy as np
 from csd_core.errors import UserError, expect
 from csd_core.io.images import MAX_PIXELS, sides
 from csd_core.io.video_colours import Colours, untagged_colours
-from csd_core.io.video_sources import DEFAULT_RATE, Frame, Source, open_source
+from csd_core.io.video_decoder import damaged
+from csd_core.io.video_frames import Chapter, Frame, Source
+from csd_core.io.video_sources import open_source
+from csd_core.io.video_times import timeline
 
 MAX_FRAMES = 3000
 """Default limit of selected frames."""
@@ -39,12 +42,15 @@ class Video:
         indices: which frames of the file they are.
         total: frames in the file, as decoded.
         rate: of the selected frames per second, exactly; None where it varies. Pictures have DEFAULT_RATE.
-        has_sound: the file has sound.
+        has_sound: the file has sound of a known codec.
         start: time in the file when the first selected frame is shown, as written.
         sound_from: time in the file where a selection cuts the sound; None if it does not.
         sound_to: where it ends likewise.
+        shifts: by how much each part of a joined file is moved to follow the one before it; 0 for the first.
         aspect: width of a pixel by its height.
         metadata: title and the like.
+        chapters: those of the selection, in seconds from the first selected frame on.
+        plays: how often an animation is played, 0 for endlessly; None for what is no animation.
         notes: what a user should know about the input.
         colours: how the file codes them; as an untagged video where it does not.
     """
@@ -61,8 +67,11 @@ class Video:
     start: Fraction
     sound_from: Fraction | None
     sound_to: Fraction | None
+    shifts: tuple[Fraction, ...]
     aspect: Fraction
     metadata: dict[str, str]
+    chapters: tuple[Chapter, ...]
+    plays: int | None
     notes: tuple[str, ...]
     colours: Colours = field(repr=False)
     _source: Source = field(repr=False, compare=False)
@@ -113,29 +122,33 @@ def read_video(
     frames: slice = slice(None),
     max_frames: int = MAX_FRAMES,
     max_pixels: int = MAX_PIXELS,
+    frame_rate: Fraction | None = None,
+    allow_corrupt: bool = False,
 ) -> Video:
     """Decode a whole video once, so that damage is found now, and return what is in it.
 
-    A folder is read as the pictures in it, in the natural order of their names (2 before 10), at
-    DEFAULT_RATE; hidden and other files are left out. A still picture is a video of one frame.
+    A folder is read as the pictures in it, in the natural order of their names (2 before 10); hidden and
+    other files are left out. A still picture is a video of one frame.
 
     Args:
         path: a file or a folder.
         frames: the frames to select, in the order of the file.
         max_frames: how many may be selected.
         max_pixels: how many a frame may have.
+        frame_rate: frames per second of what has no times, such as a folder. Default: DEFAULT_RATE.
+        allow_corrupt: accept damaged frames, as far as they can be decoded.
 
     Raises:
         UserError: there is no such file, no video in it, it is damaged or cut off, its frames differ in size,
-            none or too many are selected, or they are too large.
+            none or too many are selected, they are too large, or frame_rate is given for what has times.
     """
     expect(frames.step is None or frames.step > 0, "--frames", "a step of at least 1", frames.step)
-    source = open_source(path, max_pixels)
-    found = _scan(path, source, frames, max_frames)
+    source = open_source(path, max_pixels, allow_corrupt)
+    found = _scan(path, source, frames, max_frames, allow_corrupt)
     indices = range(len(found.stamps))[frames]
     got = f"{_written(frames)} of {len(found.stamps)} frames; choose another part with --frames"
     expect(len(indices) > 0, str(path), "a selection that holds a frame", got)
-    line = _timeline(found.stamps, found.last.length, source)
+    line = timeline(found.stamps, found.last.length, source, frame_rate)
     after = indices[-1] + indices.step
     cut, whole = indices[0] > 0, after >= len(line.times)
     start, end = line.times[indices[0]], line.end if whole else line.times[after]
@@ -152,9 +165,12 @@ def read_video(
         start=start,
         sound_from=start if cut else None,
         sound_to=None if whole else end,
+        shifts=line.shifts,
         aspect=found.first.aspect,
         metadata=source.metadata,
-        notes=(*source.notes, *line.notes, *found.notes),
+        chapters=_cut(source.chapters, start, end),
+        plays=source.plays,
+        notes=(*source.notes, *line.notes),
         colours=found.first.colours or untagged_colours(found.first.size[0]),
         _source=source,
     )
@@ -166,29 +182,45 @@ class _Found(NamedTuple):
     first: Frame
     last: Frame
     stamps: list[Fraction | None]
-    notes: tuple[str, ...]
 
 
-def _scan(path: Path, source: Source, frames: slice, max_frames: int) -> _Found:
+def _scan(path: Path, source: Source, frames: slice, max_frames: int, allow_corrupt: bool) -> _Found:
     first = last = None
     stamps: list[Fraction | None] = []
-    clear = False
+    clear, bad = False, list[str]()
     counts = frames.start is None or frames.start >= 0  # otherwise the number selected may shrink again
     with closing(iter(source)) as stream:
         for frame in stream:
             first, last = first or frame, frame
             _check_size(path, frame, first)
+            if frame.is_damaged:
+                bad += [_where(frame, first)]
+                if not allow_corrupt:
+                    raise damaged(path, bad[0])
             stamps.append(frame.time)
             if counts:
                 _check_count(path, len(range(len(stamps))[frames]), max_frames)
-            clear = clear or (frame.may_be_clear and _is_clear(frame.pixels()))
+            if frame.may_be_clear and not clear and _is_clear(frame.pixels()):
+                clear = True
+                source.note("what is transparent becomes white")
+    if bad:
+        source.note(f"damaged frames are edited as they are: {len(bad)}, the first {bad[0]}")
     if first is None or last is None:
         raise UserError(f"{path}: expected a video, got one without a frame; copy or save it again")
     _check_count(path, len(range(len(stamps))[frames]), max_frames)
-    notes = ("what is transparent becomes white",) if clear else ()
-    if first.colours and first.colours.is_hdr:
-        notes += ("the video is HDR: frames are edited and written with 8 bits, on its own curve",)
-    return _Found(first, last, stamps, notes)
+    return _Found(first, last, stamps)
+
+
+def _where(frame: Frame, first: Frame) -> str:
+    if frame.time is None or first.time is None:
+        return f"at {frame.name}"
+    return f"at {float(frame.time - first.time):.2f} s ({frame.name})"
+
+
+def _cut(chapters: tuple[Chapter, ...], start: Fraction, end: Fraction) -> tuple[Chapter, ...]:
+    """Those of a selection, in its time."""
+    parts = (Chapter(max(c.start, start) - start, min(c.end, end) - start, c.metadata) for c in chapters)
+    return tuple(part for part in parts if part.start < part.end)
 
 
 def _check_size(path: Path, frame: Frame, first: Frame) -> None:
@@ -199,55 +231,6 @@ def _check_size(path: Path, frame: Frame, first: Frame) -> None:
 def _check_count(path: Path, selected: int, max_frames: int) -> None:
     got = "more; choose a part with --frames START:STOP, or raise --max-frames"
     expect(selected <= max_frames, str(path), f"at most {max_frames} frames", got)
-
-
-class _Timeline(NamedTuple):
-    """When frames are shown, in the time of the file."""
-
-    times: list[Fraction]
-    end: Fraction
-    rate: Fraction | None
-    notes: tuple[str, ...] = ()
-
-
-def _timeline(stamps: list[Fraction | None], last_length: Fraction, source: Source) -> _Timeline:
-    known = [stamp for stamp in stamps if stamp is not None]
-    if len(known) < len(stamps) or any(after <= before for before, after in pairwise(known)):
-        rate, first = next(iter(source.rates), DEFAULT_RATE), min(known, default=Fraction(0))
-        times = [first + k / rate for k in range(len(stamps))]
-        note = f"the video does not state when each frame is shown: {rate} frames per second are assumed"
-        return _Timeline(times, times[-1] + 1 / rate, rate, (note,))
-    rate = _rate(known, last_length, source)
-    times = [known[0] + k / rate for k in range(len(known))] if rate else known
-    usual = 1 / rate if rate else (known[-1] - known[-2] if len(known) > 1 else 1 / DEFAULT_RATE)
-    length = source.stated_length
-    end = source.stated_end or (known[0] + length if length else known[-1] + last_length)
-    slack = max(source.tick, Fraction(1, 1000))  # an mp4 may round the end to milliseconds
-    if end <= times[-1] or (rate and abs(end - times[-1] - usual) <= slack <= usual / 4):
-        end = times[-1] + usual
-    return _Timeline(times, end, rate)
-
-
-def _rate(times: list[Fraction], last_length: Fraction, source: Source) -> Fraction | None:
-    """Frames per second that explain the times up to their rounding to ticks; None if they vary."""
-    steps = {after - before for before, after in pairwise(times)} or {last_length} - {0}
-    even = [1 / step for step in steps] if len(steps) == 1 else []
-    for rate in (*_likely(source.rates), *even):
-        # rounding is assumed only where ticks are fine, and of rates that there are
-        rounded = source.tick <= min(Fraction(1, 500), 1 / rate / 4) and rate.denominator in (1, 1001)
-        slack = source.tick if rounded else 0
-        if all(abs(time - times[0] - k / rate) <= slack for k, time in enumerate(times)):
-            return rate
-    return None
-
-
-def _likely(rates: Iterable[Fraction]) -> Iterator[Fraction]:
-    """What a file states, and what it may have been before it was rounded."""
-    for rate in rates:
-        yield rate
-        if whole := round(rate):
-            yield Fraction(whole)
-            yield Fraction(whole * 1000, 1001)
 
 
 def _written(frames: slice) -> str:

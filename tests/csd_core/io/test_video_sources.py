@@ -67,7 +67,7 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     video = read_video(path, frames=slice(1, 11, 3))
     np.testing.assert_array_equal(list(video.frames()), pictures()[1:11:3])  # 2 is before 10
     assert (video.total, video.rate, video.end) == (12, 8, Fraction(11, 24))
-    assert "a folder has no times: 24 frames per second are assumed" in video.notes
+    assert "a folder has no times: 24 frames per second are assumed; --frame-rate sets them" in video.notes
 
 
 def test_pictures_of_16_bits_and_with_alpha(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from csd_core.errors import UserError
-from csd_core.io import video_sources
+from csd_core.io import video_decoder
 from csd_core.io.videos import read_video
 from tests.csd_core.io.clips import (
     MILLI,
@@ -124,9 +124,9 @@ def test_frames_of_different_sizes(tmp_path: Path) -> None:
 
 def test_frames_are_decoded_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    real = video_sources._upright
+    real = video_decoder._upright
     video = read_video(clip(tmp_path / "a.mp4"), frames=slice(0, 5))
-    monkeypatch.setattr(video_sources, "_upright", lambda *args: (counted.append(1), real(*args))[1])
+    monkeypatch.setattr(video_decoder, "_upright", lambda *args: (counted.append(1), real(*args))[1])
     frames = video.frames()
     assert not counted
     next(frames)
