@@ -15,6 +15,7 @@ from csd_core.experiments.experiment import Experiment, Scale
 from csd_core.experiments.grid import Cell
 from csd_core.experiments.measures import Measures
 from csd_core.experiments.settings import Prompt, Variant, read_prompts
+from csd_core.io.files import check_writable
 
 if TYPE_CHECKING:
     from csd_core.evaluation import Tools
@@ -76,6 +77,8 @@ class ExperimentOptions:
         expect(len(self.seeds) > 0, "seeds", "at least one", "none")
         expect(all(seed >= 0 for seed in self.seeds), "seeds", "0 or more", self.seeds)
         expect(len(set(self.seeds)) == len(self.seeds), "seeds", "different ones", self.seeds)
+        if not self.dry_run:
+            check_writable(self.output / "cells" / "edits")
 
     def prompts_of(self, scale: Scale, is_mini: bool) -> list[Prompt]:
         """The chosen instructions.

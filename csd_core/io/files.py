@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and checks of a path before the work starts."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -19,7 +20,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # named, not made: a file from tempfile would be readable by its owner alone
-    beside = path.with_name(f".unfinished-{secrets.token_hex(6)}{path.suffix}")
+    beside = path.with_name(f"{_mark()}{path.suffix}")
     try:
         yield beside
         os.replace(beside, path)
@@ -35,7 +36,7 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
     """
     path = path.resolve()  # a link to a folder stays one
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = f".unfinished-{secrets.token_hex(6)}"
+    name = _mark()
     beside, old = path.with_name(name), path.with_name(f"{name}-old")
     beside.mkdir()
     try:
@@ -46,24 +47,39 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def check_output(output: Path, source: Path, *, folder_allowed: bool = False) -> None:
+def check_output(output: Path, source: Path | None = None, *, folder_allowed: bool = False) -> None:
     """Check that `output` can be written and is not the file it is made from.
 
     Raises:
-        UserError: it is a folder (unless allowed), its folder is a file or not writable, or it is `source`.
+        UserError: it is a folder (unless allowed), or `source`; or as check_writable.
     """
     if os.path.isdir(output) and not folder_allowed:
         raise UserError(f"{output}: expected a file to write, got a folder; name a file in it")
-    # os.path, since Path.exists raises inside a folder that may not be entered
-    folder = next(parent for parent in output.absolute().parents if os.path.exists(parent))
-    if not os.path.isdir(folder):
-        raise UserError(f"{output}: expected a folder at {folder}, got a file; choose another output")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(
-            f"{output}: expected a folder that can be written, got {folder}; choose another output"
-        )
-    if _same_file(output, source):
+    check_writable(output)
+    if source is not None and _same_file(output, source):
         raise UserError(f"{output}: expected a new file, got the input itself; choose another output")
+
+
+def check_writable(*paths: Path) -> None:
+    """Check that files or folders of these names can be made, by making empty files that are removed again.
+
+    They are tried in the folder of each path, or the nearest one above it that exists; to check a folder that
+    exists, name a file in it. os.access would not do: it allows root everything, even in /proc.
+
+    Raises:
+        UserError: a name is too long or not allowed, or its folder is a file or cannot be written.
+    """
+    for path in paths:
+        place = path.absolute()
+        # os.path, since Path.exists raises inside a folder that may not be entered
+        folder = next((parent for parent in place.parents if os.path.exists(parent)), place)
+        if not os.path.isdir(folder):
+            raise UserError(f"{path}: expected a folder at {folder}, got a file; choose another output")
+        try:
+            for name in (f"{_mark()}{path.suffix}", *place.relative_to(folder).parts):
+                _try_name(folder, name)
+        except OSError as error:
+            raise UserError(f"{path}: {_not_taken(folder, error)}") from error
 
 
 def unreadable(path: Path, error: PermissionError) -> UserError:
@@ -83,6 +99,31 @@ def content_hash(path: Path) -> str:
         return file_hash(path)
     lines = (f"{file.name} {file_hash(file)}\n" for file in sorted(path.iterdir()) if file.is_file())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _mark() -> str:
+    """The start of a hidden name that no other file has."""
+    return f".unfinished-{secrets.token_hex(6)}"
+
+
+def _try_name(folder: Path, name: str) -> None:
+    """Make and remove an empty file of a name that is as long as `name` and ends like it.
+
+    The name itself could be that of a file which exists, or which another process tries at the same time.
+    """
+    mark, given = _mark(), os.fsencode(name)
+    end = given[len(mark) :] if len(given) > len(mark) else given
+    readable = end.decode(errors="ignore")  # it may begin within a letter
+    beside = folder / f"{mark}{'x' * (len(end) - len(os.fsencode(readable)))}{readable}"
+    os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    beside.unlink()
+
+
+def _not_taken(folder: Path, error: OSError) -> str:
+    if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
+        return f"expected a name that its folder takes, got {error.strerror}; choose a shorter, plain one"
+    reason = "no files can be made in it" if error.errno == errno.ENOENT else error.strerror  # as in /proc
+    return f"expected a folder that can be written, got {folder} ({reason}); choose another output"
 
 
 def _swap(beside: Path, path: Path, old: Path) -> None:

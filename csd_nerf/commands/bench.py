@@ -54,9 +54,11 @@ class BenchOptions:
 
 def bench(options: BenchOptions) -> None:
     """Measure what an edit costs, as ratios of contenders that are timed in turn."""
-    from csd_core.io.files import written_beside
+    from csd_core.io.files import check_output, written_beside
     from csd_core.machine import describe_machine, versions
 
+    if options.json:
+        check_output(options.json)
     config, machine = options.config(), describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     figures: dict[str, Any] = {"machine": machine, "versions": versions()}

@@ -1,9 +1,10 @@
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from csd_core.io.files import check_output, folder_written_beside, written_beside
+from csd_core.io.files import check_output, check_writable, folder_written_beside, written_beside
 from tests.csd_core.io.clips import one_line
 
 
@@ -94,9 +95,58 @@ def test_an_output_that_cannot_be_is_refused(tmp_path: Path) -> None:
         assert "got a file" in one_line(check_output, source / name, source)
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    # the tests may run as root, to whom everything is open
-    monkeypatch.setattr(os, "access", lambda folder, mode: bool(asked.append((folder, mode))))
-    assert "can be written" in one_line(check_output, tmp_path / "missing" / "out.png", tmp_path / "in.png")
-    assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+@pytest.mark.parametrize("letter", ["a", "é", "語"])
+def test_names_of_the_longest_length(tmp_path: Path, letter: str) -> None:
+    most = 255 // len(letter.encode())
+    fits, too_long = letter * most, letter * (most + 1)
+    check_writable(tmp_path / fits, tmp_path / fits / fits)
+    for path in (tmp_path / too_long, tmp_path / "new" / too_long, tmp_path / too_long / "a.png"):
+        message = one_line(check_writable, path)
+        assert message.startswith(f"{path}: expected a name that its folder takes, got File name too long")
+    # written_beside makes a longer one
+    long = tmp_path / f"a.{'s' * 240}"
+    assert "File name too long" in one_line(check_writable, long)
+    with pytest.raises(OSError, match="too long"):
+        write(long, "one")
+    assert names_in(tmp_path) == []
+
+
+def test_what_a_check_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, real, made = tmp_path / "old.png", os.open, []
+    old.write_text("old")
+    before = old.stat()
+
+    def opening(path: Path, flags: int) -> int:
+        made.append(path)
+        return real(path, flags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", opening)
+        check_writable(old, tmp_path / "new" / "folder" / "new.png")
+        check_output(old, tmp_path / "in.png")
+    assert (old.read_text(), old.stat()) == ("old", before)
+    assert names_in(tmp_path) == ["old.png"]
+    assert all(path.parent == tmp_path and path.name.startswith(".unfinished-") for path in made)
+    assert len(made) == len(set(made)) == 2 + 4 + 2
+
+
+def test_a_folder_that_takes_no_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(number: int) -> str:
+        def failing(path: Path, flags: int) -> int:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:  # the tests may run as root, to whom everything is open
+            patch.setattr(os, "open", failing)
+            return one_line(check_output, tmp_path / "missing" / "out.png", tmp_path / "in.png")
+
+    start = f"{tmp_path / 'missing' / 'out.png'}: expected a folder that can be written, got {tmp_path}"
+    assert refused(errno.EACCES) == f"{start} (Permission denied); choose another output"
+    assert refused(errno.EROFS) == f"{start} (Read-only file system); choose another output"
+    assert refused(errno.ENOENT) == f"{start} (no files can be made in it); choose another output"
+    assert "expected a name that its folder takes, got Invalid argument" in refused(errno.EINVAL)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder of Linux that takes no files")
+def test_proc_takes_no_files() -> None:
+    for path in (Path("/proc/out.png"), Path("/proc/new/folder/out.png")):
+        assert "got /proc (no files can be made in it)" in one_line(check_writable, path)
