@@ -16,7 +16,9 @@ from csd_core.choices import (
     selection,
 )
 from csd_core.errors import expect
-from csd_core.io.files import check_output
+from csd_core.io.files import check_output, check_writable
+
+_LARGEST_STEP = 999_999
 
 
 @dataclass(kw_only=True)
@@ -166,11 +168,16 @@ class EditOptions:
             for name in ("resume", "preview_every", "dry_run"):
                 value = getattr(self.writing, name)
                 expect(not value, name, "a method that optimises, such as csd", self.method)
+        expect(self.output.name not in ("", ".."), str(self.output), "a name of its own", "none; name a file")
         preview = [self.preview] if self.writing.preview_every else []
+        written = [beside(self.output, ".json"), *preview]
+        check_writable(self.output, *written)
+        if not self.is_sampled:
+            check_writable(self.unfinished, beside(self.output, f"step-{_LARGEST_STEP}"))
         for source in sources:
             check_output(self.output, source, folder_allowed=self.may_be_folder)
-            for written in (beside(self.output, ".json"), *preview):
-                check_output(written, source)
+            for path in written:
+                check_output(path, source)
 
     @property
     def preview(self) -> Path:
@@ -316,7 +323,6 @@ class VideoOptions(EditOptions):
     def _check_apart(self, source: Path) -> None:
         """A folder that is replaced holds no input, and nothing is written between the frames of one."""
         place, given = self.output.resolve(), source.resolve()
-        expect(self.output.name not in ("", ".."), str(self.output), "a name of its own", "none; name a file")
         around = "a folder around an input; choose another output"
         expect(place not in given.parents, str(self.output), "a file or a new folder", around)
         inside = "one among them; choose another output"
