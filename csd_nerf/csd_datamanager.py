@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.pixel_samplers import PixelSamplerConfig
 from torch import Tensor
 
+from csd_core.choices import MAX_PIXELS
 from csd_core.engine.config import EditConfig
 from csd_core.engine.ranks import ALONE, Ranks
 from csd_core.errors import UserError
 from csd_core.image_ops import fit_to_editor, resize
 from csd_nerf.console import CONSOLE
+from csd_nerf.csd_dataset import CaptureDataset
 from csd_nerf.editing.edit import Editing, edit_by_sampling, edit_together, load_editor
 from csd_nerf.editing.progress import RunProgress
 from csd_nerf.editing.quality import Quality, edited_views, held_out_views, mean_psnr
@@ -28,6 +32,8 @@ from csd_nerf.editing.rendering import render_views
 from csd_nerf.editing.rounds import EditedView, Rounds
 from csd_nerf.editing.viewer_panel import EditPanel, LiveSettings
 from csd_nerf.editing.views import ViewDeck, on_white, round_seed, to_bytes, to_float
+from csd_nerf.nerfstudio_compat.captures import reading_captures
+from csd_nerf.nerfstudio_compat.pixel_sampler import MaskedPixelSampler
 
 if TYPE_CHECKING:
     from csd_core.denoisers.base import Denoiser
@@ -79,6 +85,12 @@ class CSDDataManagerConfig(VanillaDataManagerConfig):
     """Denoising steps of a view; only for one-view."""
     sampling_range: tuple[float, float] = (0.02, 0.98)
     """Share of the noise schedule to which a view is noised, sampled for each edit; only for one-view."""
+    pixel_sampler: PixelSamplerConfig = field(
+        default_factory=lambda: PixelSamplerConfig(_target=MaskedPixelSampler)
+    )
+    """See nerfstudio's."""
+    max_pixels: int = MAX_PIXELS
+    """Larger photos are refused: they may be decompression bombs."""
 
 
 class CSDDataManager(VanillaDataManager):
@@ -87,7 +99,8 @@ class CSDDataManager(VanillaDataManager):
     config: CSDDataManagerConfig
 
     def __init__(self, config: CSDDataManagerConfig, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+        with reading_captures():
+            super().__init__(config, *args, **kwargs)
         self.live = self._configured()
         self.quality = Quality()
         self.rounds_done = 0
@@ -100,6 +113,17 @@ class CSDDataManager(VanillaDataManager):
             self.edit_panel = EditPanel(self.live, self.request_round)
 
     # ---- views
+
+    def create_train_dataset(self) -> CaptureDataset:
+        """The training views, read by csd_core.io."""
+        return self._dataset(self.train_dataparser_outputs)
+
+    def create_eval_dataset(self) -> CaptureDataset:
+        """The held-out views."""
+        return self._dataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
+
+    def _dataset(self, outputs: DataparserOutputs) -> CaptureDataset:
+        return CaptureDataset(outputs, self.config.camera_res_scale_factor, self.config.max_pixels)
 
     def setup_train(self) -> None:
         """Load all photos and remember the place of each in the batch."""

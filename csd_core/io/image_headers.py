@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
-from csd_core.io.images import TIFF_MAGIC, decoding, pillow_limit
+from csd_core.io.images import decoding, pillow_limit
+from csd_core.io.tiff import TIFF_MAGIC
 
 
 class Header(NamedTuple):

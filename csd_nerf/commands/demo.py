@@ -20,9 +20,10 @@ from rich.console import Console
 
 from csd_core.command import run_command
 from csd_core.errors import UserError, expect
+from csd_core.io.image_headers import read_header
 from csd_nerf.commands.demo_scene import write_demo_scene
 from csd_nerf.nerfstudio_compat.quiet import silence_others
-from csd_nerf.runs.capture import frame_paths, image_size
+from csd_nerf.nerfstudio_compat.transforms import frame_paths
 
 METHOD = "csd-nerf2nerf-tiny"
 DEFAULT_PROMPT = "make it night"
@@ -85,7 +86,9 @@ def check(config: DemoConfig) -> int:
     expect(config.max_side >= 16, "max_side", "at least 16 pixels", config.max_side)
     if config.data is None:
         return 1
-    return math.ceil(max(image_size(frame_paths(config.data)[0])) / config.max_side)
+    photos = frame_paths(config.data)
+    expect(len(photos) >= 3, str(config.data), "at least 3 photos", len(photos))
+    return math.ceil(max(read_header(photos[0]).size) / config.max_side)
 
 
 def train_command(config: DemoConfig, scene: Path, scale: int = 1) -> list[str]:
@@ -113,6 +116,9 @@ def train_command(config: DemoConfig, scene: Path, scale: int = 1) -> list[str]:
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     # the parser would choose a folder of smaller images where there is one
     parser = ["nerfstudio-data", "--downscale-factor", "1"]
+    photos = len(frame_paths(scene))
+    if photos < 10:  # of so few the parser would hold out none; it rounds up those for training
+        parser += ["--train-split-fraction", f"{(photos - 1.5) / photos:.3f}"]
     return [str(Path(sys.executable).with_name("ns-train")), METHOD, *given, *parser]
 
 

@@ -1,14 +1,15 @@
 """Checks of a run before training starts, in seconds, before anything is written."""
 
 import copy
+import re
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from nerfstudio.configs.base_config import MachineConfig
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from csd_core.denoisers.runtime.device import resolve_device
@@ -16,15 +17,15 @@ from csd_core.errors import UserError, expect
 from csd_nerf.console import CONSOLE
 from csd_nerf.csd_datamanager import CSDDataManagerConfig
 from csd_nerf.editing.edit import check_editor
+from csd_nerf.nerfstudio_compat.captures import SmallerPhotosError, reading_captures
+from csd_nerf.nerfstudio_compat.transforms import first_line
 from csd_nerf.runs.base_run import adopt_architecture, check_same_scene
-from csd_nerf.runs.capture import first_line, frame_paths, image_size
+from csd_nerf.runs.capture import check_views, print_warnings
 from csd_nerf.runs.checkpoint import STATE, find_checkpoint, read_checkpoint
 
 if TYPE_CHECKING:
     from csd_nerf.csd_model import CSDModelConfig
     from csd_nerf.csd_trainer import CSDTrainerConfig
-
-_SIZE_TOLERANCE = 2  # pixels of difference from rounding, where a folder of smaller images is used
 
 
 def prepare(config: "CSDTrainerConfig") -> None:
@@ -130,38 +131,58 @@ def _check_writable(folder: Path) -> None:
 
 
 def _check_data(datamanager: CSDDataManagerConfig) -> DataparserOutputs:
-    """Run the data parser and decode every image once; returns the training split."""
+    """Run the data parser, decode every photo and mask once; returns the training split."""
     parser_config = copy.deepcopy(datamanager.dataparser)
     if datamanager.data is not None:
         parser_config.data = Path(datamanager.data)
-    is_nerfstudio = isinstance(parser_config, NerfstudioDataParserConfig)
-    if is_nerfstudio:
-        image_size(frame_paths(parser_config.data)[0])  # the data parser opens it to choose a scale
-    try:
-        parser = parser_config.setup()
-        outputs, held_out = (parser.get_dataparser_outputs(split=split) for split in ("train", "val"))
-    except Exception as error:  # data parsers assert, index and open files
-        raise UserError(f"{parser_config.data}: the capture cannot be read: {first_line(error)}") from error
-    if not outputs.image_filenames:
-        raise UserError(f"{parser_config.data}: no view is left for training")
+    outputs, held_out = _parse(parser_config)
+    expect(bool(outputs.image_filenames), str(parser_config.data), "a view for training", "none")
+    sizes_known = isinstance(parser_config, NerfstudioDataParserConfig | ColmapDataParserConfig)
     for split in (outputs, held_out):
-        _check_images(split, sizes_of_cameras=is_nerfstudio)
+        check_views(split, datamanager.max_pixels, sizes_known=sizes_known)
+    print_warnings(outputs, held_out)
     return outputs
 
 
-def _check_images(outputs: DataparserOutputs, *, sizes_of_cameras: bool) -> None:
-    images, cameras = outputs.image_filenames, outputs.cameras
-    with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(image_size, [*images, *(outputs.mask_filenames or [])]))
-    if not sizes_of_cameras:
-        return
-    for index, path in enumerate(images):
-        (width, height), expected = sizes[index], (int(cameras.width[index]), int(cameras.height[index]))
-        if max(abs(width - expected[0]), abs(height - expected[1])) > _SIZE_TOLERANCE:
-            raise UserError(
-                f"{path}: expected {expected[0]} x {expected[1]} pixels as in transforms.json, got "
-                f"{width} x {height} pixels; fix w and h there, or the image"
-            )
+def _parse(parser_config: Any) -> tuple[DataparserOutputs, DataparserOutputs]:
+    """The training and the held-out views.
+
+    Raises:
+        UserError: the capture cannot be read.
+    """
+    data, parser = parser_config.data, parser_config.setup()
+    try:
+        with reading_captures():
+            train, held_out = (parser.get_dataparser_outputs(split=split) for split in ("train", "val"))
+    except SmallerPhotosError as error:
+        factor = parser._downscale_factor
+        raise UserError(
+            f"{data}: expected smaller photos in {parser_config.images_path}_{factor}, found no such folder; "
+            f"make it with ns-process-data, or train at 1/{factor} of the size without it: put "
+            f"--pipeline.datamanager.camera-res-scale-factor {1 / factor:g} before colmap, and "
+            "--downscale-factor 1 after it"
+        ) from error
+    except UserError:
+        raise
+    except ZeroDivisionError as error:
+        got = "all of them in one; move the camera between photos, or remove photos without a pose"
+        raise UserError(f"{data}: expected cameras in several places, got {got}") from error
+    except Exception as error:  # data parsers assert, index and open files
+        raise UserError(f"{data}: {_why_unreadable(error, parser)}") from error
+    return train, held_out
+
+
+def _why_unreadable(error: Exception, parser: DataParser) -> str:
+    reason = first_line(error)
+    if isinstance(error, KeyError | NotImplementedError) and (model := re.search(r"[A-Z][A-Z_]{2,}", reason)):
+        return (
+            f"expected a camera model that nerfstudio knows, such as PINHOLE or OPENCV, got {model[0]}; "
+            "undistort the photos with COLMAP's image_undistorter"
+        )
+    return (
+        f"expected a capture that {type(parser).__name__} reads, got another ({reason}); check the folder, "
+        "or name another data parser at the end of the command"
+    )
 
 
 def _fit_to_checkpoint(

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,35 @@ def write_capture(
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A capture of 11 views of 32 x 32. Do not write into it."""
     return write_capture(tmp_path_factory.mktemp("capture") / "scene", [(32, 32)] * NUM_VIEWS)
+
+
+def change_transforms(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the transforms.json of a capture in place."""
+    path = folder / "transforms.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def add_masks(
+    folder: Path, mask: Callable[[int, tuple[int, int]], Image.Image], suffix: str = ".png"
+) -> None:
+    """Give each frame of a capture a mask; mask: (number, (width, height)) -> picture."""
+    (folder / "masks").mkdir()
+
+    def add(content: dict[str, Any]) -> None:
+        for index, frame in enumerate(content["frames"]):
+            frame["mask_path"] = f"masks/{index:03d}{suffix}"
+            mask(index, (frame["w"], frame["h"])).save(folder / frame["mask_path"])
+
+    change_transforms(folder, add)
+
+
+def left_half(_: int, size: tuple[int, int]) -> Image.Image:
+    """A grey mask, white on the left."""
+    picture = Image.new("L", size)
+    picture.paste(255, (0, 0, size[0] // 2, size[1]))
+    return picture
 
 
 def arguments(data: Path, out: Path, editor: Path, *more: str, prompt: str = PROMPT) -> list[str]:

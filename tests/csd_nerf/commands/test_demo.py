@@ -4,6 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ from csd_nerf.commands import demo
 from csd_nerf.commands.demo import DemoConfig
 from csd_nerf.commands.demo_scene import write_demo_scene
 from csd_nerf.editing.quality import BASE_AT_LEAST
-from tests.csd_nerf.conftest import run_command
+from tests.csd_nerf.conftest import run_command, write_capture
 
 PROMPT = "turn red things blue"
 
@@ -103,11 +104,23 @@ def test_exit_code_of_ns_train_is_passed_on(tmp_path: Path, monkeypatch):
 
 def test_only_options_that_were_given_replace_the_preset(tmp_path: Path):
     config = DemoConfig(prompt='say "hi"', base_steps=7, output=tmp_path)
-    words = demo.train_command(config, tmp_path / "scene")
+    words = demo.train_command(config, write_capture(tmp_path / "scene", [(16, 12)] * 10))
     assert {'--pipeline.datamanager.prompt=say "hi"', "--base-steps=7"} <= set(words)
     names = {word.partition("=")[0] for word in words}
     scale = "--pipeline.datamanager.camera-res-scale-factor"
     assert not {"--max-num-iterations", "--pipeline.datamanager.model", scale} & names
+
+
+@pytest.mark.parametrize("photos", [3, 5, 9, 10])
+def test_of_a_small_capture_one_photo_is_held_out(tmp_path: Path, photos: int):
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    data = write_capture(tmp_path / "scene", [(16, 12)] * photos)
+    words = demo.train_command(DemoConfig(data=data), data)
+    fraction: Any = {"train_split_fraction": float(words[-1])} if "--train-split-fraction" in words else {}
+    parser = NerfstudioDataParserConfig(data=data, **fraction).setup()
+    views = [len(parser.get_dataparser_outputs(split=split).image_filenames) for split in ("train", "val")]
+    assert views == [photos - 1, 1]
 
 
 def test_cost_is_read_from_the_runs_files(tmp_path: Path):

@@ -1,6 +1,5 @@
 """Bad input is one line before anything is written."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -99,22 +98,15 @@ def test_missing_or_damaged_transforms(refuse: Callable[..., str], data: Path, c
     assert "transforms.json" in refuse()
 
 
-def test_frame_without_a_pose(refuse: Callable[..., str], data: Path) -> None:
-    transforms = json.loads((data / "transforms.json").read_text())
-    del transforms["frames"][3]["transform_matrix"]
-    (data / "transforms.json").write_text(json.dumps(transforms))
-    assert "cannot be read" in refuse()
-
-
 @pytest.mark.parametrize("name", ["000.png", "005.png"])
 def test_missing_empty_or_truncated_image(refuse: Callable[..., str], data: Path, name: str) -> None:
     path = data / "images" / name
     whole = path.read_bytes()
     for content in (whole[:60], b""):
         path.write_bytes(content)
-        assert f"{name}: a damaged image" in refuse()
+        assert f"{name}: expected a" in refuse()
     path.unlink()
-    assert f"{name}: no such image" in refuse()
+    assert f"{name}: expected a file, got none (images holds 0" in refuse()
 
 
 def test_image_of_another_size_than_its_camera(
@@ -122,7 +114,7 @@ def test_image_of_another_size_than_its_camera(
 ) -> None:
     other = write_capture(tmp_path / "wide", [(48, 32)])
     shutil.copy(other / "images" / "000.png", data / "images" / "005.png")
-    assert "expected 32 x 32 pixels as in transforms.json, got 48 x 32" in refuse()
+    assert "expected 32x32 pixels as its camera has, got 48x32" in refuse()
 
 
 @pytest.mark.parametrize("what", ["missing", "damaged", "foreign"])
