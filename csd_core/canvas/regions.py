@@ -27,6 +27,7 @@ from csd_core.method.guidance import Weight
 _LARGEST = 1e9
 _PLACES = {"box": 4, "strip": 2, "mask": None}
 _KEYS = {"prompt", "guidance_scale", *_PLACES}
+_SEAM = ", except with --wrap"
 
 
 @dataclass(frozen=True)
@@ -54,39 +55,66 @@ def read_regions(path: Path, size: tuple[int, int], *, wrap: bool, max_pixels: i
     Raises:
         UserError: the file cannot be read, or an entry is not a region of such an image.
     """
-    try:
-        entries = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"regions: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except ValueError as error:
-        raise UserError(f"regions: {path} is not valid JSON: {error}") from None
-    except RecursionError:
-        raise UserError(f"regions: {path} is not a list of regions: it is nested too deep") from None
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"regions: expected a list of at least one region in {path}")
-    return [
-        _read_region(entry, k + 1, path.parent, size, wrap, max_pixels) for k, entry in enumerate(entries)
-    ]
+    entries = _entries(path)
+    return [_read_region(entry, k + 1, path, size, wrap, max_pixels) for k, entry in enumerate(entries)]
 
 
 def mask_files(path: Path) -> list[Path]:
     """The masks that a file names from which read_regions has read."""
-    return [path.parent / entry["mask"] for entry in json.loads(path.read_text()) if "mask" in entry]
+    return [path.parent / entry["mask"] for entry in _entries(path) if "mask" in entry]
+
+
+def _entries(path: Path) -> list[Any]:
+    example = '[{"prompt": "make it snowy", "box": [0, 0, "50%", "100%"]}]'
+    try:
+        # bytes: json knows the byte order marks and UTF-16 that editors of Windows write
+        entries = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: expected a file of regions, got {error.strerror}; check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected JSON in UTF-8, got {error}; save it as UTF-8") from None
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON, got a mistake: {error}; correct it there") from None
+    except RecursionError:
+        raise UserError(
+            f"{path}: expected a list of regions, got brackets in brackets; write {example}"
+        ) from None
+    fits = isinstance(entries, list) and len(entries) > 0
+    got = f"{_kind(entries)}; write {example}"
+    expect(fits, str(path), "a list of at least one region", got)
+    return entries
+
+
+def _json(value: Any) -> str:
+    """As it stands in the file, shortened."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return "an empty list" if value == [] else names.get(type(value), "a number")
 
 
 def _read_region(
-    entry: Any, number: int, folder: Path, size: tuple[int, int], wrap: bool, max_pixels: int
+    entry: Any, number: int, path: Path, size: tuple[int, int], wrap: bool, max_pixels: int
 ) -> Region:
-    name = f"regions: number {number}"
-    expect(isinstance(entry, dict), name, "an object with a prompt and a place", type(entry).__name__)
+    name = f"{path}: region {number}"
+    got = f"{_kind(entry)}; put braces around each region"
+    expect(isinstance(entry, dict), name, "an object with a prompt and a place", got)
     unknown = sorted(set(entry) - _KEYS)
-    expect(not unknown, name, f"keys among {', '.join(sorted(_KEYS))}", ", ".join(unknown))
+    got = f"{', '.join(unknown)}; rename or remove it"
+    expect(not unknown, name, f"keys among {', '.join(sorted(_KEYS))}", got)
     prompt, guidance = entry.get("prompt"), entry.get("guidance_scale")
-    expect(isinstance(prompt, str) and bool(prompt.strip()), name, "a prompt", repr(prompt))
-    expect(guidance is None or _is_number(guidance), name, "a number as guidance_scale", repr(guidance))
+    is_prompt = isinstance(prompt, str) and bool(prompt.strip())
+    expect(is_prompt, name, 'a prompt such as "make it snowy"', f"{_json(prompt)}; add it")
+    is_guidance = guidance is None or _is_number(guidance)
+    expect(is_guidance, name, "a number as guidance_scale", f"{_json(guidance)}; write it without quotes")
     places = [key for key in _PLACES if key in entry]
-    expect(len(places) == 1, name, "one of box, strip and mask", ", ".join(places) or "none")
-    return Region(prompt, _area(entry, places[0], name, folder, size, wrap, max_pixels), guidance)
+    got = f"{', '.join(places) or 'none'}; keep or add one"
+    expect(len(places) == 1, name, "one of box, strip and mask", got)
+    return Region(prompt, _area(entry, places[0], name, path.parent, size, wrap, max_pixels), guidance)
 
 
 def _area(
@@ -100,11 +128,12 @@ def _area(
 ) -> Tensor:
     value, (height, width) = entry[place], size
     if place == "mask":
-        expect(isinstance(value, str), name, "a file name as mask", repr(value))
+        expect(isinstance(value, str), name, "a file name as mask", f"{_json(value)}; write it in quotes")
         return torch.from_numpy(read_mask(folder / value, size=size, max_pixels=max_pixels))
     count = _PLACES[place]
     fits = isinstance(value, list) and len(value) == count
-    expect(fits, name, f"{place} as a list of {count} numbers", repr(value))
+    names = "[left, right]" if place == "strip" else "[left, top, right, bottom]"
+    expect(fits, name, f"{place} as a list of {count} numbers", f"{_json(value)}; write {names}")
     if place == "strip":
         left, right, top, bottom = *(_pixels(v, width, name) for v in value), 0, height
     else:
@@ -113,9 +142,9 @@ def _area(
         )
     across = wrap and left > right
     inside = 0 <= left <= width and 0 <= right <= width and 0 <= top < bottom <= height
-    expect(
-        inside and (left < right or across), name, f"a {place} inside the image of {width} x {height}", value
-    )
+    got = f"{_json(value)}; right and bottom are greater than left and top" + ("" if wrap else _SEAM)
+    fits = inside and (left < right or across)
+    expect(fits, name, f"a {place} inside the image of {width} x {height}", got)
     area = torch.zeros(height, width)
     for begin, end in ((left, width), (0, right)) if across else ((left, right),):
         area[top:bottom, begin:end] = 1
@@ -133,7 +162,8 @@ def _pixels(value: Any, side: int, name: str) -> int:
             return round(float(value[:-1]) / 100 * side)
         except (ValueError, OverflowError):  # no number, nan, inf
             pass
-    expect(_is_number(value), name, 'coordinates in pixels, or as "25%"', repr(value))
+    got = f"{_json(value)}; write pixels without quotes"
+    expect(_is_number(value), name, 'coordinates in pixels, or as "25%"', got)
     return round(float(value))
 
 

@@ -108,24 +108,45 @@ def test_what_is_no_region_is_one_line(tmp_path: Path, entry: Any, reported: str
     message = one_line(read, tmp_path, STRIP, entry)
     assert reported in message
     if isinstance(entry, dict) and not isinstance(entry.get("mask"), str):
-        assert message.startswith("regions: number 2: expected ")
+        assert message.startswith(f"{tmp_path / 'regions.json'}: region 2: expected ")
+    assert "; " in message  # what to do
 
 
 @pytest.mark.parametrize(
     ("content", "reported"),
     [
-        (b"[{]", "not valid JSON"),
-        (b"\xff\xfe", "cannot read"),
-        (b"{}", "a list of at least one region"),
-        (b"[" * 100_000, "nested"),
+        (b"[{]", "expected JSON, got a mistake: .* line 1 column 3 .*; correct it"),
+        (b"", "expected JSON, got a mistake"),
+        (b"[\xff]", "expected JSON in UTF-8, got .*; save it as UTF-8"),
+        (b"\xff\xfe[", "expected JSON in UTF-8"),
+        (b"{}", "expected a list of at least one region, got an object; write "),
+        (b"[]", "expected a list of at least one region, got an empty list; write "),
+        (b"[" * 100_000, "expected a list of regions, got brackets in brackets"),
     ],
 )
 def test_what_is_no_list_is_one_line(tmp_path: Path, content: bytes, reported: str) -> None:
-    (tmp_path / "regions.json").write_bytes(content)
-    for name, message in (("regions.json", reported), ("none.json", "cannot read"), ("", "cannot read")):
-        with pytest.raises(UserError, match=rf"^regions: .*{message}") as raised:
-            read_regions(tmp_path / name, SIZE, wrap=False, max_pixels=10_000)
-        assert "\n" not in str(raised.value)
+    path = tmp_path / "regions.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{path}: {reported}") as raised:
+        read_regions(path, SIZE, wrap=False, max_pixels=10_000)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.json", tmp_path, tmp_path / ("a" * 300)):
+        message = one_line(read_regions, path, SIZE, wrap=False, max_pixels=10_000)
+        assert message.startswith(f"{path}: expected a file of regions, got ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_encodings_that_editors_write(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "regions.json"
+    cv2.imwrite(str(tmp_path / "a.png"), np.full(SIZE, 255, np.uint8))
+    entries = [{"prompt": "rendre l'été", "strip": [0, 9]}, {"prompt": "red", "mask": "a.png"}]
+    path.write_text(json.dumps(entries, ensure_ascii=False), encoding=encoding)
+    regions = read_regions(path, SIZE, wrap=False, max_pixels=10_000)
+    assert [region.prompt for region in regions] == ["rendre l'été", "red"]
+    assert mask_files(path) == [tmp_path / "a.png"]
 
 
 def test_a_region_is_checked() -> None:
