@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from csd_core.errors import UserError
+from csd_core.method.schedule import VariancePreserving
 
 Components = Mapping[str, str | None]
 """Component -> stem of its weights file, None where it has no weights."""
@@ -135,9 +136,7 @@ def load_network(kind: Any, folder: Path, component: str, variant: str | None, *
             output_loading_info=True,
             **dtype,
         )
-    # position_ids: numbers from 0 that older files hold and newer networks count themselves
-    unexpected = {key for key in info["unexpected_keys"] if not key.endswith("position_ids")}
-    for keys, which in ((info["missing_keys"], "has"), (unexpected, "lacks")):
+    for keys, which in ((info["missing_keys"], "has"), (info["unexpected_keys"], "lacks")):
         if keys:
             some = ", ".join(sorted(keys)[:3])
             raise _damaged(f"the weights of {component} do not fit its config, which {which} {some}", folder)
@@ -167,7 +166,7 @@ def load_tokenizer(
         letters = tokenizer(list(string.ascii_lowercase), add_special_tokens=False)["input_ids"]
         known = {tuple(of) for of in letters if of and tokenizer.unk_token_id not in of}
         tokenizer.model_max_length = length = min(tokenizer.model_max_length, length)
-    if not isinstance(length, int) or length < 3:  # start, a word and end
+    if length < 3:  # start, a word and end
         raise _damaged(f"{component}: expected model_max_length of at least 3 tokens, got {length!r}", folder)
     fits = 0.9 * vocabulary <= len(tokens) and max(tokens.values()) < vocabulary
     if not fits or len(known) < len(letters):
@@ -188,7 +187,7 @@ def load_scheduler(folder: Path) -> Any:
     config, where = read_config(folder, "scheduler", str(folder)), f"scheduler/{_CONFIGS['scheduler']}"
     name = config.get("_class_name")
     kind: Any = getattr(schedulers, str(name), None)
-    if not isinstance(kind, type):
+    if kind is None:
         raise _damaged(
             f"expected _class_name in {where} to be a scheduler of diffusers, got {name!r}", folder
         )
@@ -199,8 +198,7 @@ def load_scheduler(folder: Path) -> Any:
         if alphas is None:
             raise UserError(f"{folder}: expected a scheduler with alphas_cumprod, got {kind.__name__}")
         scheduler.set_timesteps(min(10, len(alphas) - 1))  # reads the rest of its config
-    if not bool(((alphas >= 0) & (alphas <= 1)).all()):
-        raise _damaged(f"expected betas between 0 and 1 in {where}, got others", folder)
+        VariancePreserving(alphas)  # checks them
     return scheduler
 
 
