@@ -31,6 +31,8 @@ class Inputs:
     """(H, W) in [0, 1]."""
     sha256: dict[str, str]
     """Path -> hash of each file, as it was when the edit began."""
+    notes: list[str]
+    """What the output does not keep."""
 
     @classmethod
     def read(cls, options: PanoramaOptions) -> "Inputs":
@@ -42,7 +44,7 @@ class Inputs:
         files, given, limit = options.sources, options.edit, options.memory.max_pixels
         options.check(*files)
         picture = read_picture(options.image, max_pixels=limit)
-        check_can_hold(options.output, picture)
+        lost = [*picture.notes, *check_can_hold(options.output, picture)]
         mask, regions = None, []
         if given.mask:
             mask = torch.from_numpy(read_mask(given.mask, size=picture.size, max_pixels=limit))
@@ -50,7 +52,7 @@ class Inputs:
             regions = read_regions(given.regions, picture.size, wrap=given.wrap, max_pixels=limit)
             files += mask_files(given.regions)
             options.check(*files)
-        return cls(picture, regions, mask, {str(path): file_hash(path) for path in files})
+        return cls(picture, regions, mask, {str(path): file_hash(path) for path in files}, lost)
 
 
 def run(options: PanoramaOptions) -> None:
@@ -116,6 +118,7 @@ def write_edited(path: Path, picture: Picture, edited: Tensor) -> None:
 
 def notes(options: PanoramaOptions, inputs: Inputs) -> Iterator[str]:
     """What a user may have overlooked."""
+    yield from inputs.notes
     if inputs.picture.is_full_sphere and not options.edit.wrap and not options.is_sampled:
         yield "this is a 360-degree image; with --wrap its left and right ends will fit together"
     if options.edit.mask and options.output.suffix.lower() in (".jpg", ".jpeg"):

@@ -79,6 +79,16 @@ def resolution(info: dict[Any, Any], exif: Image.Exif) -> tuple[float, float] | 
     return None
 
 
+def exif_with_resolution(exif: bytes | None, dpi: tuple[float, float] | None) -> bytes | None:
+    """EXIF for a format that has no other place for the resolution."""
+    if dpi is None:
+        return exif
+    kept, tags = Image.Exif(), ExifTags.Base
+    kept.load(exif or b"")
+    kept.update({tags.XResolution: dpi[0], tags.YResolution: dpi[1], tags.ResolutionUnit: _INCH})
+    return kept.tobytes()
+
+
 def rgb_profile(icc: bytes) -> tuple[bytes | None, list[str]]:
     """A profile if it fits RGB pixels, and what is left out. Of CMYK the pixels were converted by it."""
     if len(icc) > LONGEST:

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from csd_core.errors import UserError, expect
 from csd_core.io.files import unreadable, written_beside
-from csd_core.io.image_metadata import ORIENTATION, photo_exif, photo_xmp, resolution, rgb_profile
+from csd_core.io.image_metadata import (
+    ORIENTATION,
+    exif_with_resolution,
+    photo_exif,
+    photo_xmp,
+    resolution,
+    rgb_profile,
+)
 from csd_core.io.picture import Picture, check_pixels, sides, turned
 from csd_core.io.png import colour_chunks, decode_16, means_srgb, opencv_16, with_key, write_png
 from csd_core.io.tiff import TIFF_MAGIC, check_tiff, read_tiff, write_tiff
@@ -345,6 +352,7 @@ def _write_jpeg(path: Path, picture: Picture) -> None:
 def _write_webp(path: Path, picture: Picture) -> None:
     # exact keeps the colours under transparent pixels
     image = Image.fromarray(eight_bits(picture.stacked()))
+    picture = replace(picture, exif=exif_with_resolution(picture.exif, picture.dpi))
     image.save(path, "WEBP", lossless=True, exact=True, **_metadata(picture))
 
 

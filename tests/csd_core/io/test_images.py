@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from csd_core.errors import UserError
-from csd_core.io.images import Picture, check_can_hold, quantise, read_mask, read_picture, write_picture
+from csd_core.io.images import Picture, check_can_hold, quantise, read_picture, write_picture
 from tests.csd_core.io.clips import apart, one_line
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -501,54 +501,3 @@ def test_other_pixels_keep_the_rest() -> None:
 )
 def test_full_spheres(xmp: bytes | None, width: int, expected: bool) -> None:
     assert Picture(noise(8, width, 3), xmp=xmp).is_full_sphere is expected
-
-
-# Masks
-
-
-def mask_of(path: Path, pixels: np.ndarray, **settings: Any) -> np.ndarray:
-    """Through a file."""
-    Image.fromarray(pixels).save(path, **settings)
-    return read_mask(path, size=(9, 7))
-
-
-def unit(levels: np.ndarray) -> np.ndarray:
-    return levels.astype(np.float32) / np.float32(255)
-
-
-def test_a_mask_is_the_brightness(tmp_path: Path) -> None:
-    grey, colours = noise(9, 7), noise(9, 7, 3)
-    mask = mask_of(tmp_path / "a.png", grey)
-    assert mask.dtype == np.float32
-    np.testing.assert_array_equal(mask, unit(grey))
-    luma = colours @ np.array([0.299, 0.587, 0.114]) / 255
-    np.testing.assert_allclose(mask_of(tmp_path / "a.png", colours), luma, atol=0.5 / 255 + 1e-6)
-    assert mask_of(tmp_path / "a.png", noise(9, 7, dtype=np.uint16)).max() == pytest.approx(1, abs=0.1)
-    assert mask_of(tmp_path / "a.png", np.full((9, 7), 255, np.uint8)).min() == 1
-    lying = noise(7, 9)
-    mask = mask_of(tmp_path / "a.png", lying, exif=photo_exif(6))
-    np.testing.assert_array_equal(mask, unit(np.rot90(lying, -1)))
-
-
-def test_a_mask_of_one_colour_is_its_opacity(tmp_path: Path) -> None:
-    alpha = noise(9, 7)
-    alpha[0, 0] = 0
-    for colour in ((0, 0, 0), (200, 10, 10)):
-        pixels = np.dstack([np.full((9, 7, 3), colour, np.uint8), alpha])
-        pixels[0, 0, :3] = 90  # behind nothing
-        np.testing.assert_array_equal(mask_of(tmp_path / "a.png", pixels), unit(alpha))
-    opaque = np.dstack([np.full((9, 7, 3), 51, np.uint8), np.full((9, 7), 255, np.uint8)])
-    assert mask_of(tmp_path / "a.png", opaque).max() == np.float32(0.2)
-    colours = np.dstack([alpha[..., None].repeat(3, axis=2), noise(9, 7, seed=3) | 1])
-    np.testing.assert_array_equal(mask_of(tmp_path / "a.png", colours), unit(alpha))
-
-
-def test_masks_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="expected 7x9 as the image, got 9x7"):
-        mask_of(tmp_path / "a.png", noise(7, 9))
-    clear = np.dstack([noise(9, 7, 3), np.zeros((9, 7), np.uint8)])
-    for empty in (np.zeros((9, 7), np.uint8), clear):
-        with pytest.raises(UserError, match="empty"):
-            mask_of(tmp_path / "a.png", empty)
-    with pytest.raises(UserError, match="more than the limit of 5"):
-        read_mask(tmp_path / "a.png", size=(9, 7), max_pixels=5)
