@@ -2,7 +2,6 @@
 
 import copy
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +13,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 
 from csd_core.denoisers.runtime.device import resolve_device
 from csd_core.errors import UserError, expect
+from csd_core.io.files import check_writable
 from csd_nerf.console import CONSOLE
 from csd_nerf.csd_datamanager import CSDDataManagerConfig
 from csd_nerf.editing.edit import check_editor
@@ -41,7 +41,7 @@ def prepare(config: "CSDTrainerConfig") -> None:
     _take_prompt_of_checkpoint(datamanager, checkpoint)
     _check_settings(config, datamanager, is_new=checkpoint is None)
     _check_devices(config.machine, datamanager)
-    _check_writable(config.get_base_dir())
+    check_writable(config.get_base_dir() / "config.yml")
     outputs = _check_data(datamanager)
     if path is not None and checkpoint is not None:
         config.load_dir, config.load_step, config.load_checkpoint = None, None, path
@@ -116,18 +116,6 @@ def _check_devices(machine: MachineConfig, datamanager: CSDDataManagerConfig) ->
     alike = number == 1 or datamanager.model_device in ("cpu", "cuda")
     several = f"auto with {number} devices, since each holds an editor beside the scene"
     expect(alike, "model_device", several, datamanager.model_device)
-
-
-def _check_writable(folder: Path) -> None:
-    parent = folder.absolute()
-    while not parent.exists() and parent != parent.parent:
-        parent = parent.parent
-    try:
-        with tempfile.TemporaryFile(dir=parent):
-            pass
-    except OSError as error:
-        message = f"output folder {folder}: cannot be written ({error.strerror}); choose another --output-dir"
-        raise UserError(message) from error
 
 
 def _check_data(datamanager: CSDDataManagerConfig) -> DataparserOutputs:

@@ -1,5 +1,7 @@
 """A capture is looked at before anything is written: photos, masks, cameras."""
 
+import copy
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +26,21 @@ from tests.csd_nerf.conftest import (
 Check = Callable[..., str]
 
 
+@functools.cache
+def parsed(parser: tuple[str, ...]) -> Any:
+    """The config of a command that ends in these words; parsing takes longer than the checks."""
+    return parse([*arguments(Path("data"), Path("out"), Path("mini")), *parser])
+
+
 @pytest.fixture
 def check(tmp_path: Path, tiny_epsilon: Path, capsys: pytest.CaptureFixture[str]) -> Check:
     """Check a capture; the error, or what is printed where there is none."""
 
-    def run(data: Path, *parser: str, **settings: str) -> str:
-        given = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
-        config = parse([*arguments(data, tmp_path / "out", tiny_epsilon, *given), *parser])
+    def run(data: Path, *parser: str, **settings: Any) -> str:
+        config = copy.deepcopy(parsed(parser))
+        config.output_dir, manager = tmp_path / "out", config.pipeline.datamanager
+        manager.data, manager.model = data, str(tiny_epsilon)
+        vars(manager).update(settings)
         capsys.readouterr()
         failure = ""
         try:
@@ -114,7 +124,7 @@ def test_an_unknown_camera_model_is_named(check: Check, data: Path, tmp_path: Pa
 
 
 def test_photos_above_the_limit_are_refused(check: Check, data: Path) -> None:
-    found = check(data, **{"pipeline.datamanager.max-pixels": "100"})
+    found = check(data, max_pixels=100)
     assert found.startswith("error: ")
     assert "more than the limit of 100; raise it with --pipeline.datamanager.max-pixels" in found
 

@@ -87,8 +87,9 @@ def test_cuda_asked_for_and_absent(refuse: Callable[..., str]) -> None:
 
 
 def test_output_folder_not_writable(refuse: Callable[..., str], data: Path) -> None:
-    assert "cannot be written" in refuse("--output-dir", str(data / "transforms.json" / "out"))
-    assert "cannot be written" in refuse("--output-dir", "/proc/out")
+    assert "expected a folder at" in refuse("--output-dir", str(data / "transforms.json" / "out"))
+    assert "choose another output" in refuse("--output-dir", "/proc/out")
+    assert "choose a shorter, plain one" in refuse("--experiment-name", "x" * 300)
 
 
 @pytest.mark.parametrize("content", [None, "not json", "{}", '{"frames": []}', '{"frames": [{}]}'])
