@@ -243,6 +243,8 @@ def _read_with_pillow(path: Path, max_pixels: int, lost: list[str]) -> Picture:
         got = f"an animation that has {frames} frames; use csd-edit-video, or save one frame"
         expect(image.format not in _ANIMATED or frames == 1, str(path), "a still image", got)
         stored = image.tile[0].args if image.tile else None
+        if image.format == "PNG":
+            image.load()  # so does its getexif, where what is raised would be lost
         exif = Image.Exif()
         with suppress(Exception):  # damaged EXIF raises anything; the picture can be read without
             exif = image.getexif()

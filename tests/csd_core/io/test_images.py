@@ -373,6 +373,18 @@ def test_files_that_are_cut_off(tmp_path: Path, suffix: str, dtype: Any, part: f
     assert "damaged or cut off" in refused(path)
 
 
+@each_depth
+def test_a_png_whose_pixels_are_damaged(tmp_path: Path, dtype: Any) -> None:
+    path = tmp_path / "a.png"
+    write_picture(path, Picture(noise(64, 64, 3, dtype=dtype)))
+    whole = path.read_bytes()
+    for place in (4, 100):  # the head of the stream, and inside of it
+        data = bytearray(whole)
+        data[whole.index(b"IDAT") + place] ^= 1
+        path.write_bytes(data)
+        assert "damaged or cut off" in refused(path)
+
+
 def test_a_lzw_tiff_that_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     lzw_with_orientation(path, noise(64, 64, 3, dtype=np.uint16), 1)
