@@ -345,7 +345,8 @@ class InstructPix2Pix(Denoiser):
     @torch.no_grad()
     def _encode_text(self, prompt: str) -> Tensor:
         length = self._tokenizer.model_max_length
-        if len(self._tokenizer.tokenize(prompt)) + 2 > length:  # 2: start and end of the text
+        # not verbose: it would warn in words of its own
+        if len(self._tokenizer(prompt, verbose=False)["input_ids"]) > length:
             warnings.warn(f"the prompt is cut after {length - 2} tokens: {prompt!r}", stacklevel=4)
         tokens = self._tokenizer(
             prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
