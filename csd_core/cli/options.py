@@ -1,7 +1,9 @@
 """The options of the editing commands. Imports nothing heavy: help and bad options must be fast."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -265,6 +267,8 @@ class VideoMethodOptions(MethodOptions):
     """Grey image, video or folder of the input's size: black stays exactly as it is, white is edited."""
     resolution: int | None = None
     """Short side of the edit in pixels; frames keep their size. Default: what the model was trained at."""
+    allow_corrupt: bool = False
+    """Edit a damaged video all the same, as far as it can be decoded."""
 
 
 @dataclass(kw_only=True)
@@ -290,6 +294,29 @@ class VideoOutputOptions(OutputOptions):
     """Quality of the encoder, lower is better. Default: 18 (webm: 30)."""
     sound: bool = True
     """Copy the sound as it is."""
+    frame_rate: str | None = None
+    """Frames per second of a folder, such as 25 or 30000/1001. Default: 24."""
+
+    def check(self) -> None:
+        """See OutputOptions.check."""
+        super().check()
+        _ = self.rate
+
+    @property
+    def rate(self) -> Fraction | None:
+        """frame_rate as a number.
+
+        Raises:
+            UserError: it is none, or out of range.
+        """
+        if self.frame_rate is None:
+            return None
+        rate = Fraction(0)
+        with suppress(ValueError, ZeroDivisionError):
+            rate = Fraction(self.frame_rate)
+        expected = "frames per second such as 25, 29.97 or 30000/1001, at most 1000"
+        expect(0 < rate <= 1000, "frame_rate", expected, self.frame_rate)
+        return rate
 
 
 @dataclass(kw_only=True)
@@ -310,7 +337,11 @@ class VideoOptions(EditOptions):
     memory: VideoMemoryOptions = field(default_factory=VideoMemoryOptions)
     writing: VideoOutputOptions = field(default_factory=VideoOutputOptions)
 
-    incidental = EditOptions.incidental | {"max_frames", "codec", "crf", "sound"}
+    incidental = EditOptions.incidental | {
+        *VideoOutputOptions.__dataclass_fields__,
+        "max_frames",
+        "allow_corrupt",
+    }
 
     def check(self, *sources: Path) -> None:
         """See EditOptions.check."""

@@ -3,7 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -107,6 +108,25 @@ class EditRun:
         if ranks.is_main:
             checkpoint.save(total, canvas)
         return canvas
+
+    @contextmanager
+    def keeping_the_edit(self) -> Iterator[None]:
+        """Around the writing of the output: if it fails, the user learns that the edit is kept.
+
+        Raises:
+            UserError: with that added.
+        """
+        kept = "the edit is kept: add --resume to write it without computing it again"
+        try:
+            yield
+        except UserError as error:
+            if self.options.is_sampled:
+                raise
+            raise UserError(f"{error}; {kept}") from error
+        except OSError:
+            if not self.options.is_sampled:
+                print_notes([kept])
+            raise
 
     def identity(self, job: PreparedEdit) -> dict[str, Any]:
         """What the result depends on: options, settings that were left out, and the contents of the files."""

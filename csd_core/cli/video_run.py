@@ -49,6 +49,8 @@ class Inputs:
             frames=selection(given.frames),
             max_frames=limits.max_frames,
             max_pixels=limits.max_pixels,
+            frame_rate=writing.rate,
+            allow_corrupt=given.allow_corrupt,
         )
         notes = check_can_write(
             options.output, video, codec=writing.codec, crf=writing.crf, sound=writing.sound
@@ -79,7 +81,8 @@ def run(options: VideoOptions) -> None:
         total = ranks.total(evaluations.count)
         if not ranks.is_main:
             return
-        write(options.output, canvas)
+        with this.keeping_the_edit():
+            write(options.output, canvas)
     this.conclude(settings | {"frames": job.num_particles, "size_of_the_edit": job.size}, total)
 
 

@@ -76,12 +76,14 @@ class FileSource(Source):
     def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         """The frames that can be decoded. A recording may begin between two key frames."""
         decoder, count, failure, first = _decoder(stream), 0, None, None
+        begun = stream.codec_context.name in _FIND_THEIR_START
         earliest: Fraction | None = None
         for packet in container.demux(stream):
             first = first or packet
             if not count and packet.pts is not None and not packet.is_discard:
                 earliest = min(packet.pts * packet.time_base, earliest or packet.pts * packet.time_base)
-            if not (count or packet.is_keyframe or stream.codec_context.name in _FIND_THEIR_START):
+            begun = begun or packet.is_keyframe
+            if not begun:
                 continue
             try:
                 frames = decoder.decode(packet)

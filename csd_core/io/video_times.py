@@ -58,8 +58,9 @@ def timeline(
             f"times begin again at {seconds}, as in files that were joined: the parts follow each other",
         )
     if wrong:
-        count = f"{len(wrong)} of {len(stamps)} frames, the first of them frame {wrong[0]}, state"
-        notes += (f"{count} no time or one that runs backward: they are shown between their neighbours",)
+        which = f"{len(wrong)} of {len(stamps)} frames, the first is frame {wrong[0]}"
+        bad = "times that are missing, repeat or run backward"
+        notes += (f"{bad} ({which}): these frames are shown between their neighbours",)
     rate = _rate(times, last_length, source)
     times = [times[0] + k / rate for k in range(len(times))] if rate else times
     return Timeline(times, _end(times, rate, last_length, source, shifts[-1]), rate, shifts, notes)

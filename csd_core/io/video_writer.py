@@ -174,8 +174,8 @@ def _rehearsed(output: Path, video: Video, coding: Coding, sound: bool) -> list[
         suffix = output.suffix.lower()
         if not sound:
             reason = getattr(error, "strerror", None) or error
-            got = f"others ({reason}); write another kind of file, or fewer frames with --frames"
-            raise UserError(f"{output}: expected frames and times that {suffix} holds, got {got}") from error
+            got = f"frames or times that it refuses ({reason}); write a .mkv, or fewer frames with --frames"
+            raise UserError(f"{output}: expected a video that {suffix} holds, got {got}") from error
         _rehearsed(output, video, coding, sound=False)
         with open_container(video.path) as container:
             names = " and ".join(stream.codec_context.name for stream in sound_streams(container))

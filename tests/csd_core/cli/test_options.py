@@ -84,7 +84,10 @@ def test_the_identity_leaves_out_what_the_result_does_not_depend_on() -> None:
     both |= {"preview_every", "dry_run", "resume", "verbose"}  # dtype: EditRun compares what it became
     for chosen, more in [
         (options(Path("out.png")), set[str]()),
-        (video_options(Path("out.mp4")), {"max_frames", "codec", "crf", "sound"}),
+        (
+            video_options(Path("out.mp4")),
+            {"max_frames", "codec", "crf", "sound", "frame_rate", "allow_corrupt"},
+        ),
     ]:
         every, identity = chosen.as_json(), chosen.identity()
         assert every.keys() - identity.keys() == both | more

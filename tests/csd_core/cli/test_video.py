@@ -1,16 +1,23 @@
 """What csd-edit-video alone does: containers, sound, frames, moving masks. The rest is in test_both."""
 
+import errno
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
 import pytest
 from PIL import Image
 
+from csd_core.io import video_writer
 from csd_core.io.images import Picture, write_picture
+from csd_core.io.video_sound import CopiedSound
+from csd_core.io.video_writer import VideoWriter
 from tests.csd_core.cli.commands import SIZE, VideoCommand, contents, moving, noise, soft_mask
 from tests.csd_core.io.clips import NTSC, heard, save_animation
+from tests.csd_core.io.odd_clips import damage, textured
 
 # Any video, in and out.
 
@@ -78,6 +85,92 @@ def test_an_edit_to_a_container_is_resumed_to_the_same_frames(video: VideoComman
     assert video.output.read_bytes() == b"before"
     assert len(video.read(video.output.with_name("edited.step-2.mp4"))) == 4
     np.testing.assert_array_equal(video.edited("--resume", *options), whole)
+
+
+# Writing that fails, damage, rates.
+
+
+def test_sound_that_fails_after_the_edit_does_not_lose_it(
+    video: VideoCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video.use(moving(4, (44, 60)), "in.mp4", sound=["aac"])
+    video.output = video.folder / "edited.mp4"
+
+    def fail(*_: object) -> None:
+        raise av.error.InvalidDataError(1, "Invalid data")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(video_writer, "rehearse", lambda *_: [])
+        patch.setattr(CopiedSound, "mux_to", fail)
+        assert video() == 2
+    assert video.err.splitlines()[-1] == (
+        f"error: {video.input}: expected sound that .mp4 holds, got Invalid data; "
+        "leave it out with --no-sound; the edit is kept: add --resume to write it without computing it again"
+    )
+    assert not video.output.exists()
+    resumed = video.edited("--no-sound", "--resume")
+    assert "edited.mp4: 0 evaluations" in video.out
+    video.output = video.folder / "again.mp4"
+    np.testing.assert_array_equal(resumed, video.edited("--no-sound"))
+
+
+@pytest.mark.parametrize("method", ["csd", "ip2p-frame"])
+def test_what_can_fail_in_writing_is_tried_before_the_edit(
+    video: VideoCommand, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    video.use(moving(4, (44, 60)), "in.mp4", sound=["aac"])
+    video.output = video.folder / "edited.mp4"
+    real, copied = CopiedSound.mux_to, list[object]()
+
+    def fail_late(self: CopiedSound, time: Fraction | None) -> None:
+        copied.append(time)
+        real(self, time)
+        if time is None:
+            raise av.error.InvalidDataError(1, "Invalid data")
+
+    monkeypatch.setattr(CopiedSound, "mux_to", fail_late)
+    assert "leave the sound out with --no-sound" in video.refused("--method", method)
+    assert len(copied) == 5
+
+
+def test_a_full_disk_after_the_edit_does_not_lose_it(
+    video: VideoCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video.use(moving(4, (44, 60)), "in.mp4")
+    video.output = video.folder / "edited.mp4"
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoWriter, "write", fail)
+        assert video() == 2
+    assert "note: the edit is kept: add --resume" in video.err
+    assert "free some" in video.err.splitlines()[-1]
+    assert video("--resume") == 0
+    assert "edited.mp4: 0 evaluations" in video.out
+
+
+def test_a_damaged_video_is_edited_if_asked(video: VideoCommand) -> None:
+    frames = np.stack(textured(12))
+    video.use(frames, "in.mp4", options={"bf": "0"})
+    damage(video.input, 6)
+    assert "--allow-corrupt" in video.refused()
+    assert video("--allow-corrupt", steps=1) == 0
+    assert "note: damaged frames are edited as they are: 1, the first at 0.20 s (frame 6)" in video.err
+
+
+def test_the_rate_of_a_folder_is_chosen(video: VideoCommand) -> None:
+    video.output = video.folder / "edited.mp4"
+    for given, rate in (("30000/1001", NTSC), ("12.5", Fraction(25, 2))):
+        video.edited("--frame-rate", given, steps=1)
+        assert "note: a folder" not in video.err
+        with av.open(video.output) as container:
+            assert container.streams.video[0].average_rate == rate
+    for wrong in ("0", "-3", "fast", "1/0", "nan", "1001"):
+        assert f"got {wrong}" in video.refused(f"--frame-rate={wrong}")
+    video.use(moving(4, (44, 60)), "in.mp4")
+    assert "--frame-rate: expected none" in video.refused("--frame-rate", 25)
 
 
 # Which frames, and at which size.
