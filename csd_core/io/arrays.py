@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from csd_core.errors import UserError, expect
-from csd_core.io.images import quantise
+from csd_core.io.images import luma, quantise, rgb_pixels
 from csd_core.io.videos import read_video
 
 ImageLike = Image.Image | np.ndarray | Tensor
@@ -66,7 +66,7 @@ def as_image_tensor(image: ImageLike) -> Tensor:
         UserError: another type, shape or range.
     """
     if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
+        image = rgb_pixels("image", image)[..., :3]  # convert("RGB") takes 16 bits for white
     if isinstance(image, np.ndarray):
         expect(image.ndim == 3 and image.shape[-1] == 3, "image", "an array (H, W, 3)", image.shape)
         tensor = torch.from_numpy(_unit("image", image)).permute(2, 0, 1)[None]
@@ -87,7 +87,8 @@ def as_mask_tensor(mask: ImageLike) -> Tensor:
         UserError: another type, shape or range.
     """
     if isinstance(mask, Image.Image):
-        mask = np.asarray(mask.convert("L"))
+        pixels = rgb_pixels("mask", mask)
+        mask = luma(pixels).astype(pixels.dtype)
     if isinstance(mask, np.ndarray):
         tensor = torch.from_numpy(_unit("mask", mask))
     elif isinstance(mask, Tensor):

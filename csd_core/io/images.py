@@ -162,7 +162,8 @@ def check_can_hold(output: Path, picture: Picture) -> list[str]:
         )
     if suffix != ".png" and not (picture.icc_profile or means_srgb(picture.png_colour)):
         names = " ".join(name.decode() for name, _ in picture.png_colour)
-        notes.append(f"{output}: {suffix} does not say what the colours mean ({names}); .png does")
+        lacks = f"{suffix} cannot hold the colour coding of the input ({names})"
+        notes.append(f"{output}: {lacks}: colours may look different; .png can")
     return notes
 
 

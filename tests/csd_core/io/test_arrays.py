@@ -36,6 +36,16 @@ def test_images_of_all_types_agree(image: Any) -> None:
     torch.testing.assert_close(tensor, TENSOR[:1] / 255)
 
 
+def test_deep_and_real_pil_images() -> None:
+    levels = MASKS[0].astype(np.uint16) * 257
+    grey = torch.from_numpy(MASKS[0]) / 255
+    torch.testing.assert_close(as_image_tensor(Image.fromarray(levels)), grey.expand(1, 3, HEIGHT, WIDTH))
+    torch.testing.assert_close(as_mask_tensor(Image.fromarray(levels)), grey)
+    for deep in (levels.astype(np.int32), grey.numpy()):
+        for convert in (as_image_tensor, as_mask_tensor):
+            assert "expected 8 or 16 bits per channel, got mode" in one_line(convert, Image.fromarray(deep))
+
+
 def test_masks_of_all_types_agree() -> None:
     levels = MASKS[0]
     expected = torch.from_numpy(levels) / 255

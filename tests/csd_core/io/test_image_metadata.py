@@ -156,7 +156,8 @@ def test_what_colours_mean_stays_in_a_png(
     assert check_can_hold(Path("b.png"), read) == []
     for suffix in (".jpg", ".tif", ".webp"):
         (*_, note) = ["", *check_can_hold(Path(f"b{suffix}"), read)]
-        expected = f"b{suffix}: {suffix} does not say what the colours mean ({names}); .png does"
+        lacks = f"{suffix} cannot hold the colour coding of the input ({names})"
+        expected = f"b{suffix}: {lacks}: colours may look different; .png can"
         assert note == expected if names else "colours" not in note
     with_profile = replace(read, icc_profile=profile(200))
     assert not any("colours" in note for note in check_can_hold(Path("b.tif"), with_profile))
