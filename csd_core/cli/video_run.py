@@ -55,7 +55,10 @@ class Inputs:
         notes = check_can_write(
             options.output, video, codec=writing.codec, crf=writing.crf, sound=writing.sound
         )
-        masks = open_masks(given.mask, video, max_pixels=limits.max_pixels) if given.mask else None
+        masks = None
+        if given.mask:
+            limit, corrupt = limits.max_pixels, given.allow_corrupt
+            masks = open_masks(given.mask, video, max_pixels=limit, allow_corrupt=corrupt)
         return cls(video, masks, {str(path): content_hash(path) for path in options.sources}, notes)
 
 

@@ -76,12 +76,14 @@ class FileSource(Source):
     def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         """The frames that can be decoded. A recording may begin between two key frames."""
         decoder, count, failure, first = _decoder(stream), 0, None, None
-        begun = stream.codec_context.name in _FIND_THEIR_START
+        begun, incomplete = stream.codec_context.name in _FIND_THEIR_START, ""
         earliest: Fraction | None = None
         for packet in container.demux(stream):
             first = first or packet
             if not count and packet.pts is not None and not packet.is_discard:
                 earliest = min(packet.pts * packet.time_base, earliest or packet.pts * packet.time_base)
+            if packet.is_corrupt and not incomplete:
+                incomplete = _when(packet, stream)
             begun = begun or packet.is_keyframe
             if not begun:
                 continue
@@ -93,10 +95,14 @@ class FileSource(Source):
                     self._expect_allowed(error, packet, stream)
                 continue
             for frame in frames:
+                if not (count or first.is_keyframe or frame.key_frame) and frame.is_corrupt:
+                    continue
                 count += 1
                 if count == 1:
                     self._note_start(frame, first, earliest)
                 yield frame
+        if incomplete:
+            self.note(f"packets were lost or files joined {incomplete}: look at the frames from there on")
         if failure and not count:
             raise failure
 
@@ -104,9 +110,7 @@ class FileSource(Source):
         if isinstance(error, OSError | MemoryError):
             raise error
         if not self._allow_corrupt:
-            stamp, start = packet.pts or packet.dts or 0, stream.start_time or 0
-            where = f"at {float((stamp - start) * packet.time_base):.2f} s ({error.strerror})"
-            raise damaged(self.path, where)
+            raise damaged(self.path, f"{_when(packet, stream)} ({error.strerror})")
         self.note("frames that are too damaged to be decoded are left out")
 
     def _note_start(self, frame: VideoFrame, first: Packet, earliest: Fraction | None) -> None:
@@ -122,8 +126,13 @@ class FileSource(Source):
 
 def damaged(path: Path, where: str) -> UserError:
     """The error for frames that are damaged."""
-    how = "copy the file again, or edit it all the same with --allow-corrupt"
+    how = "copy it again, or edit it all the same with csd-edit-video --allow-corrupt"
     return UserError(f"{path}: expected a whole video, got damaged frames {where}; {how}")
+
+
+def _when(packet: Packet, stream: VideoStream) -> str:
+    stamp, start = packet.pts or packet.dts or 0, stream.start_time or 0
+    return f"at {float((stamp - start) * packet.time_base):.2f} s"
 
 
 def open_container(path: Path) -> InputContainer:

@@ -32,7 +32,9 @@ class Selected(Protocol):
     def num_frames(self) -> int: ...
 
 
-def open_masks(path: Path, video: Selected, *, max_pixels: int = MAX_PIXELS) -> Iterable[np.ndarray]:
+def open_masks(
+    path: Path, video: Selected, *, max_pixels: int = MAX_PIXELS, allow_corrupt: bool = False
+) -> Iterable[np.ndarray]:
     """Read a mask for a video: a still picture, or a video or a folder with a mask for each frame.
 
     A still picture is read by images.read_mask. Moving masks are the brightness of their frames, black where
@@ -47,7 +49,7 @@ def open_masks(path: Path, video: Selected, *, max_pixels: int = MAX_PIXELS) -> 
     """
     if path.is_file() and is_still_picture(path):
         return [read_mask(path, size=video.size, max_pixels=max_pixels)] * video.num_frames
-    found = read_video(path, max_frames=sys.maxsize, max_pixels=max_pixels)
+    found = read_video(path, max_frames=sys.maxsize, max_pixels=max_pixels, allow_corrupt=allow_corrupt)
     expected, got = f"{sides(video.size)} as the video", sides(found.size)
     expect(found.size == video.size, str(path), expected, f"{got}; draw the masks on the video itself")
     expected = (

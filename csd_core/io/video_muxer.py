@@ -255,8 +255,9 @@ def _add_stream(container: OutputContainer, coding: Coding, video: Video) -> Vid
     if video.aspect != 1:
         context.sample_aspect_ratio = video.aspect
     steps = {after - before for before, after in pairwise(coding.ticks)}
-    if len(steps) > 1:
-        context.max_b_frames = 0  # packets out of order would get each other's length
+    # packets out of order would get each other's length, and of a few frames x265 gives them random times
+    if len(steps) > 1 or (coding.codec == "libx265" and len(coding.ticks) < 6):
+        context.max_b_frames = 0
     if "crf" not in options:
         _best_quality(stream, coding.codec)
     if coding.container in CONTAINERS.values() and av.VideoFormat(coding.pixel_format).is_rgb:

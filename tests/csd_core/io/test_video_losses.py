@@ -3,6 +3,7 @@
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 from av.container import OutputContainer
 from av.error import InvalidDataError
+from av.sidedata.sidedata import Type
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
+from csd_core.io.video_decoder import _not_kept
 from csd_core.io.video_sound import CopiedSound
 from csd_core.io.video_writer import VideoWriter, check_can_write
 from csd_core.io.videos import read_video
@@ -160,6 +164,18 @@ def test_pictures_with_exif_inside_a_video(tmp_path: Path) -> None:
     assert (video.total, video.notes) == (4, ())
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("A53_CC", "closed captions: left out"), ("SPHERICAL", "that it is a 360-degree video: left out")],
+)
+def test_what_frames_carry_is_noted(kind: str, words: str) -> None:
+    eight = VideoFrame(48, 32, "yuv420p")
+    attributes = {name: getattr(eight, name) for name in ("format", "colorspace", "color_range", "height")}
+    attributes |= {"color_trc": 1, "color_primaries": 1, "interlaced_frame": False}
+    carrying: Any = SimpleNamespace(**attributes, side_data=[SimpleNamespace(type=Type[kind])])
+    assert list(_not_kept(carrying)) == [words]
+
+
 # Damage.
 
 
@@ -169,7 +185,7 @@ def test_damaged_frames_are_refused_with_their_time(tmp_path: Path, suffix: str,
     options = {"bf": "0", "g": "8", "b": "2M"}
     path = damage(clip(tmp_path / f"a{suffix}", textured(), codec=codec, options=options), 12)
     message = refused(path)
-    assert "damaged frames at 0.40 s (frame 12); copy the file again" in message
+    assert "damaged frames at 0.40 s (frame 12); copy it again" in message
     assert "--allow-corrupt" in message
     video = read_video(path, allow_corrupt=True)
     assert (video.total, video.rate) == (24, NTSC)

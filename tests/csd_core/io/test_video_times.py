@@ -98,6 +98,7 @@ def test_joined_transport_streams(tmp_path: Path) -> None:
     video = read_video(path)
     assert (video.total, video.rate, video.end) == (48, NTSC, 48 / NTSC)
     notes = copy(video, tmp_path / "b.mp4")
+    assert any("packets were lost or files joined at 0.7" in note for note in notes)
     assert any("times begin again at 0.80 s" in note for note in notes)
     assert any("left out for lack of room: 1" in note for note in notes)
     before, after = heard(parts[0]), heard(tmp_path / "b.mp4")
