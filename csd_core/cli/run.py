@@ -80,7 +80,7 @@ class EditRun:
         """
         ranks, total, options = self.ranks, job.edit.num_steps, self.options
         checkpoint = Checkpoint(options.unfinished, self.identity(job))
-        start, canvas = ranks.broadcast(lambda: self._begin(checkpoint))
+        start, canvas = ranks.broadcast(lambda: self._begin(checkpoint, job))
         preview = partial(show, options.preview)
         watch = Watch(total, checkpoint, preview, options.writing.preview_every, ranks)
 
@@ -160,7 +160,7 @@ class EditRun:
             if options.writing.preview_every:
                 options.preview.unlink(missing_ok=True)
 
-    def _begin(self, checkpoint: Checkpoint) -> tuple[int, Tensor | None]:
+    def _begin(self, checkpoint: Checkpoint, job: PreparedEdit) -> tuple[int, Tensor | None]:
         """Steps done and canvas of an edit that was stopped; 0 and None where there is none."""
         if not self.options.writing.resume:
             return 0, None
@@ -168,6 +168,7 @@ class EditRun:
         if found is None:
             print_notes([f"nothing to resume at {checkpoint.path}: starting from step 0"])
             return 0, None
+        checkpoint.check_shape(found[1], job.latents[0].shape)
         print_notes([f"continuing after step {found[0]}"])
         return found
 

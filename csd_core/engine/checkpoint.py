@@ -1,7 +1,7 @@
 """An unfinished edit on disk: its canvas, the number of steps done, and its settings."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,21 @@ class Checkpoint:
             if canvas.dtype != torch.float32 or not bool(canvas.isfinite().all()):
                 raise ValueError("its latents are no finite float32")
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"resume: {self.path} is damaged ({error}); delete it to start again") from error
+            raise self._damaged(error) from error
         self._compare(settings)
         return steps_done, canvas
+
+    def check_shape(self, canvas: Tensor, shape: Sequence[int]) -> None:
+        """Raise a UserError unless the canvas that was loaded has the shape of the edit's."""
+        if canvas.shape != torch.Size(shape):
+            raise self._damaged(f"latents of shape {tuple(canvas.shape)}, not {tuple(shape)}")
 
     def remove(self) -> None:
         """Forget it."""
         self.path.unlink(missing_ok=True)
+
+    def _damaged(self, reason: object) -> UserError:
+        return UserError(f"resume: {self.path} is damaged ({reason}); delete it to start again")
 
     def _compare(self, started_with: Mapping[str, Any]) -> None:
         keys = [*started_with, *(key for key in self._settings if key not in started_with)]

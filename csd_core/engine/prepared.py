@@ -12,7 +12,6 @@ from csd_core.engine.layout import Layout
 from csd_core.engine.loop import edit_latents
 from csd_core.engine.progress import Callback
 from csd_core.engine.ranks import ALONE, Ranks
-from csd_core.errors import expect
 from csd_core.presets import Preset
 
 
@@ -71,18 +70,11 @@ class PreparedEdit(ABC):
 
         canvas: where to continue. Default: the source.
         ranks: share the evaluations. Only rank 0 needs to have the input.
-
-        Raises:
-            UserError: canvas is of another shape.
         """
         source, condition = ranks.broadcast(lambda: self.latents, _on_cpu)
-        start = source if canvas is None else canvas
-        expected, got = tuple(source.shape), tuple(start.shape)
-        again = f"{got}; start again without --resume"
-        expect(got == expected, "the edit to continue", f"latents of shape {expected}", again)
         return edit_latents(
             self._denoiser,
-            start,
+            source if canvas is None else canvas,
             source,
             condition,
             self.prompts,

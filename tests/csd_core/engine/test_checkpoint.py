@@ -32,9 +32,10 @@ def test_what_is_kept_comes_back_bit_by_bit(path: Path) -> None:
 
 def test_a_part_of_a_larger_tensor_can_be_kept(path: Path) -> None:
     Checkpoint(path, SETTINGS).save(1, canvas().transpose(2, 3)[..., 1:])
+    part = canvas().transpose(2, 3)[..., 1:]
     found = Checkpoint(path, SETTINGS).load()
     assert found is not None
-    assert torch.equal(found[1], canvas().transpose(2, 3)[..., 1:])
+    assert torch.equal(found[1], part)
 
 
 def test_the_newest_counts_and_nothing_else_is_left(path: Path) -> None:
@@ -149,6 +150,14 @@ def test_steps_and_latents_that_no_edit_writes_are_damage(
     save_file({"canvas": latents}, path, {"settings": json.dumps(settings), "steps_done": steps_done})
     with pytest.raises(UserError, match="is damaged"):
         Checkpoint(path, settings).load()
+
+
+def test_latents_of_another_shape_are_damage(path: Path) -> None:
+    checkpoint = Checkpoint(path, SETTINGS)
+    checkpoint.check_shape(canvas(), (1, 4, 5, 6))
+    for other in (canvas()[0], canvas()[..., 1:]):
+        with pytest.raises(UserError, match=r"latents of shape .*, not \(1, 4, 5, 6\)\); delete it"):
+            checkpoint.check_shape(other, (1, 4, 5, 6))
 
 
 def test_a_file_of_another_program_is_damaged(path: Path) -> None:
