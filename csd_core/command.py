@@ -172,7 +172,9 @@ def end_now(code: int) -> None:
 
 
 def _is_expected(error: Exception) -> bool:
-    return isinstance(error, UserError | PermissionError | NotADirectoryError) or _is_full(error)
+    if isinstance(error, UserError | PermissionError | NotADirectoryError):
+        return True
+    return isinstance(error, OSError) and error.errno in (*_FULL, errno.ENAMETOOLONG)
 
 
 def _is_full(error: Exception) -> bool:
@@ -186,6 +188,8 @@ def _one_line(error: Exception) -> str:
 def _described(error: Exception) -> str:
     """An error in one line."""
     line = _one_line(error)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{error.filename}: expected the path of a file, got one that is too long; check it"
     if not _is_full(error):
         return line
     return f"{line}: expected room for what is written; free some, or write to another place"

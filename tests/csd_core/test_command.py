@@ -78,6 +78,7 @@ def test_a_warning_is_a_note_that_is_printed_once(capsys: pytest.CaptureFixture[
         OSError(errno.ENOSPC, "seed: no space left"),
         OSError(errno.EDQUOT, "seed: quota exceeded"),
         OSError(errno.EFBIG, "seed: too large"),
+        OSError(errno.ENAMETOOLONG, "File name too long", "seed: aaa"),
     ],
 )
 def test_what_users_can_fix_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
