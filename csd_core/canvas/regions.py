@@ -27,7 +27,6 @@ from csd_core.method.guidance import Weight
 _LARGEST = 1e9
 _PLACES = {"box": 4, "strip": 2, "mask": None}
 _KEYS = {"prompt", "guidance_scale", *_PLACES}
-_SEAM = ", except with --wrap"
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,8 @@ def _area(
         )
     across = wrap and left > right
     inside = 0 <= left <= width and 0 <= right <= width and 0 <= top < bottom <= height
-    got = f"{_json(value)}; right and bottom are greater than left and top" + ("" if wrap else _SEAM)
+    rows = f" and 0 <= top < bottom <= {height}" if place == "box" else ""
+    got = f"{_json(value)}; keep 0 <= left < right <= {width}{rows}"
     fits = inside and (left < right or across)
     expect(fits, name, f"a {place} inside the image of {width} x {height}", got)
     area = torch.zeros(height, width)

@@ -105,6 +105,43 @@ def test_a_mask_and_a_jpeg_get_a_note(panorama: PanoramaCommand) -> None:
     assert "note: JPEG is lossy" in panorama.err
 
 
+GAIN_MAP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><d xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"
+hdrgm:Version="1.0"/></x:xmpmeta>"""
+
+
+def test_what_the_output_does_not_keep_gets_a_note(panorama: PanoramaCommand) -> None:
+    panorama.use(noise(*SIZE, 3), "in.jpg", xmp=GAIN_MAP, dpi=(300, 300))
+    panorama.edited(steps=1)
+    notes = [line for line in panorama.err.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: {panorama.input}: the output does not have the gain map (HDR)"]
+    written = read_picture(panorama.output)
+    assert b"hdrgm:Version" not in (written.xmp or b"")
+    assert written.dpi == pytest.approx((300, 300), abs=0.02)
+    panorama.use(noise(*SIZE, 3, dtype=np.uint16))
+    panorama.output = panorama.folder / "edited.jpg"
+    panorama.edited(steps=1)
+    assert f"note: {panorama.output}: .jpg holds 8 bits per channel, not the 16" in panorama.err
+
+
+@pytest.mark.filterwarnings("default")
+def test_black_of_a_jpeg_mask_stays(panorama: PanoramaCommand) -> None:
+    mask, drawn = panorama.folder / "mask.jpg", np.zeros(SIZE, np.uint8)
+    drawn[10:30, 20:40] = 255
+    Image.fromarray(drawn).save(mask, quality=90)
+    edited = panorama.edited("--mask", mask)
+    np.testing.assert_array_equal(edited[drawn == 0], panorama.source[drawn == 0])
+    assert (edited[drawn == 255] != panorama.source[drawn == 255]).mean() > 0.9
+    assert panorama.err.count(f"note: {mask} is lossy, which adds noise to black and white") == 1
+
+
+def test_names_that_are_too_long_are_one_line(panorama: PanoramaCommand) -> None:
+    panorama.output = panorama.folder / "out" / f"{'a' * 240}.png"
+    assert "a.png.unfinished.safetensors: expected a name that its folder takes" in panorama.refused()
+    panorama.output = panorama.folder / f"{'a' * 240}.png" / "b.png"
+    panorama.input = panorama.folder / f"{'a' * 300}.png"
+    assert f"{panorama.input}: expected the path of a file, got one that is too long" in panorama.refused()
+
+
 # The baselines.
 
 
