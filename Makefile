@@ -7,6 +7,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 JOBS ?= 2
+SEED := $(or $(SEED),$(shell echo $$RANDOM))
 
 # DATA and PROMPT reach the recipe through the environment: a quote in a prompt stays a quote.
 DATA ?=
@@ -16,7 +17,7 @@ export DATA PROMPT
 
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MODE=disabled
 
-.PHONY: help install test lint format types demo bench clean
+.PHONY: help install test fuzz lint format types demo bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +34,10 @@ $(STAMP): requirements.txt pyproject.toml
 
 test: $(STAMP) ## Run the whole test suite, without network (ARGS="-k name" for a part)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(ARGS)
+
+fuzz: $(STAMP) ## Damage files and options at random, in about 15 minutes (ARGS="-k name" for a part; SEED=1)
+	@echo "seed $(SEED)"
+	$(OFFLINE) OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n $(JOBS) --max-worker-restart 0 --hypothesis-seed=$(SEED) tests/fuzz $(ARGS)
 
 lint: $(STAMP) ## Check formatting, lint and what may import what
 	$(BIN)/ruff format --check .
