@@ -67,9 +67,11 @@ REGIONS: list[dict[str, Any]] = [
 ]
 
 
-def edit(fuzzed: Fuzzed, model: Path, image: Path, *options: object) -> tuple[Outcome, Path]:
+def edit(
+    fuzzed: Fuzzed, model: Path, image: Path, *options: object, name: str = "edited.png"
+) -> tuple[Outcome, Path]:
     """A step of csd-edit-panorama."""
-    output = fuzzed.folder / "out" / "edited.png"
+    output = fuzzed.folder / "out" / name
     args = [
         "--image",
         image,
@@ -104,12 +106,13 @@ def test_the_files_are_sound(fuzzed: Fuzzed, tiny_epsilon: Path) -> None:
             assert done.code == 0
 
 
-@given(data=st.data(), name=st.sampled_from(list(FILES)))
-def test_an_image(fuzzed: Fuzzed, tiny_epsilon: Path, name: str, data: st.DataObject) -> None:
+@given(data=st.data(), name=st.sampled_from(list(FILES)), kind=st.sampled_from(["png", "jpg", "tif", "webp"]))
+def test_an_image(fuzzed: Fuzzed, tiny_epsilon: Path, name: str, kind: str, data: st.DataObject) -> None:
     content = data.draw(damaged(FILES[name]))
     with fuzzed.example() as folder:
         (folder / name).write_bytes(content)
-        done, output = edit(fuzzed, tiny_epsilon, folder / name, "--prompt", "make it red")
+        prompt = "--prompt", "make it red"
+        done, output = edit(fuzzed, tiny_epsilon, folder / name, *prompt, name=f"e.{kind}")
         if done.code == 0:
             source = read_picture(folder / name)
             assert read_picture(output).pixels.shape == source.pixels.shape

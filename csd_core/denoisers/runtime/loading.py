@@ -113,7 +113,7 @@ def building(component: str, folder: Path) -> Iterator[None]:
     try:
         with _quiet():
             yield
-    except (UserError, MemoryError, torch.OutOfMemoryError):
+    except (UserError, PermissionError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the libraries raise many kinds for one fact
         raise _damaged(f"cannot read {component} ({_reason(error)})", folder) from error

@@ -232,6 +232,8 @@ def test_a_loop_of_links_is_a_missing_file(copy: Path) -> None:
 
 
 def test_the_libraries_report_nothing_between_our_lines(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), building("unet", tmp_path):
+        raise PermissionError("unet/config.json")  # a command prints it as it is
     before = logging.get_verbosity()
     with building("unet", tmp_path):
         assert logging.get_verbosity() == ERROR
