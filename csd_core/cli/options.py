@@ -175,7 +175,8 @@ class EditOptions:
         written = [beside(self.output, ".json"), *preview]
         check_writable(self.output, *written)
         if not self.is_sampled:
-            check_writable(self.unfinished, beside(self.output, f"step-{_LARGEST_STEP}"))
+            check_output(self.unfinished)
+            check_writable(beside(self.output, f"step-{_LARGEST_STEP}"))
         for source in sources:
             check_output(self.output, source, folder_allowed=self.may_be_folder)
             for path in written:

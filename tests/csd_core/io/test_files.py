@@ -97,8 +97,9 @@ def test_an_output_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("letter", ["a", "é", "語"])
 def test_names_of_the_longest_length(tmp_path: Path, letter: str) -> None:
-    most = 255 // len(letter.encode())
-    fits, too_long = letter * most, letter * (most + 1)
+    most = 254 // len(letter.encode())
+    fits = f"a{letter * most}"  # letters begin at odd bytes
+    too_long = f"{fits}{'b' * (256 - len(fits.encode()))}"
     check_writable(tmp_path / fits, tmp_path / fits / fits)
     for path in (tmp_path / too_long, tmp_path / "new" / too_long, tmp_path / too_long / "a.png"):
         message = one_line(check_writable, path)
