@@ -61,7 +61,7 @@ def miswritten(draw: st.DrawFn, whole: Any, most: int = 2) -> str:
             break
         holder, key = draw(st.sampled_from(places))
         change = draw(st.sampled_from(["set", "set", "set", "remove", "wrap", "double", "extra"]))
-        wrong = draw(st.sampled_from(WRONG))
+        wrong = copy.deepcopy(draw(st.sampled_from(WRONG)))  # it may be changed next
         if change == "set":
             holder[key] = wrong
         elif change == "remove":
