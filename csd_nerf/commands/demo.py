@@ -20,6 +20,7 @@ from rich.console import Console
 
 from csd_core.command import run_command
 from csd_core.errors import UserError, expect
+from csd_core.io.files import check_writable
 from csd_core.io.image_headers import read_header
 from csd_nerf.commands.demo_scene import write_demo_scene
 from csd_nerf.nerfstudio_compat.quiet import silence_others
@@ -84,6 +85,7 @@ def check(config: DemoConfig) -> int:
     if not config.prompt.strip():
         raise UserError('no prompt: describe the edit, for instance PROMPT="make it night"')
     expect(config.max_side >= 16, "max_side", "at least 16 pixels", config.max_side)
+    check_writable(config.output / "figures.json")
     if config.data is None:
         return 1
     photos = frame_paths(config.data)

@@ -61,6 +61,7 @@ def test_figures_are_kept_when_a_later_part_fails(ran, monkeypatch, tmp_path):
         (["--frames"], "frames"),
         (["--rounds", "0"], "rounds"),
         (["--sizes", "70x5"], "sizes"),
+        (["--json", "/dev/null/a.json"], "/dev/null/a.json"),
     ],
 )
 def test_bad_options_are_one_line_before_anything_is_measured(ran, capsys, options, name):

@@ -102,6 +102,11 @@ def test_exit_code_of_ns_train_is_passed_on(tmp_path: Path, monkeypatch):
         demo.train(config, tmp_path)
 
 
+def test_a_place_that_cannot_be_written_is_found_first():
+    with pytest.raises(UserError, match="expected a folder at /dev/null, got a file"):
+        demo.check(DemoConfig(output=Path("/dev/null/demo")))
+
+
 def test_only_options_that_were_given_replace_the_preset(tmp_path: Path):
     config = DemoConfig(prompt='say "hi"', base_steps=7, output=tmp_path)
     words = demo.train_command(config, write_capture(tmp_path / "scene", [(16, 12)] * 10))

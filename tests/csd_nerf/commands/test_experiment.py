@@ -107,6 +107,7 @@ BAD = {
     "seeds: expected 0 or more": ("video", "--seeds", "-1"),
     "seeds: expected different ones": ("video", "--seeds", "1", "1"),
     "num-frames: expected at least 1, got 0": ("video", "--num-frames", "0"),
+    "edits: expected a folder at /dev/null, got a file": ("video", "--output", "/dev/null/out"),
     "device: expected cpu, cuda": ("video", "--device", "abacus"),
     "model 'none/such'": ("video", "--model", "none/such", "--local-files-only"),
 }
