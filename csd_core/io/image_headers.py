@@ -6,7 +6,7 @@ from typing import NamedTuple
 from PIL import ExifTags, Image
 
 from csd_core.io.images import decoding, pillow_limit
-from csd_core.io.tiff import TIFF_MAGIC
+from csd_core.io.tiff import TIFF_MAGIC, opened_tiff
 
 
 class Header(NamedTuple):
@@ -35,9 +35,7 @@ def read_header(path: Path) -> Header:
 
 
 def _of_tiff(path: Path) -> Header:
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
+    with opened_tiff(path) as tiff:
         page = tiff.pages.first
         has_alpha = bool(page.extrasamples) and int(page.extrasamples[0]) in (1, 2)
         turned = page.tags.valueof(int(ExifTags.Base.Orientation), default=1)

@@ -240,7 +240,8 @@ def _read_with_pillow(path: Path, max_pixels: int, lost: list[str]) -> Picture:
     # a file, not a path: Pillow 13 turns a TIFF of which it knows the path wrongly
     with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
         check_pixels(path, (image.height, image.width), max_pixels)
-        frames = getattr(image, "n_frames", 1)
+        # not of a TIFF, where a damaged second page would stop it
+        frames = getattr(image, "n_frames", 1) if image.format in (*_ANIMATED, "MPO") else 1
         got = f"an animation that has {frames} frames; use csd-edit-video, or save one frame"
         expect(image.format not in _ANIMATED or frames == 1, str(path), "a still image", got)
         stored = image.tile[0].args if image.tile else None

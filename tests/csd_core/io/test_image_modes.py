@@ -205,6 +205,19 @@ def test_other_kinds_of_tiff(tmp_path: Path) -> None:
     check(path, table[:, GREY].transpose(1, 2, 0).astype(np.uint8))
 
 
+@pytest.mark.parametrize("place", [7, 5000, 8, 2573])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_damaged_second_page_does_not_stop_the_first(tmp_path: Path, place: int, dtype: Any) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB.astype(dtype), photometric="rgb")
+    data = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    struct.pack_into("<I", data, start + 2 + 12 * count, place)  # of the next page
+    path.write_bytes(data)
+    check(path, RGB.astype(dtype))  # and nothing is printed
+
+
 def packed(samples: np.ndarray, bits: int) -> bytes:
     """A grey TIFF of so many bits."""
     text = ("".join(format(level, f"0{bits}b") for level in row) for row in samples.tolist())
