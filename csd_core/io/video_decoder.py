@@ -75,34 +75,29 @@ class FileSource(Source):
 
     def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         """The frames that can be decoded. A recording may begin between two key frames."""
-        decoder, count, failure, first = _decoder(stream), 0, None, None
-        begun, incomplete = stream.codec_context.name in _FIND_THEIR_START, ""
-        earliest: Fraction | None = None
+        decoder, start = _decoder(stream), _Start(stream.codec_context.name not in _FIND_THEIR_START)
+        count, failure, lost = 0, None, ""
         for packet in container.demux(stream):
-            first = first or packet
-            if not count and packet.pts is not None and not packet.is_discard:
-                earliest = min(packet.pts * packet.time_base, earliest or packet.pts * packet.time_base)
-            if packet.is_corrupt and not incomplete:
-                incomplete = _when(packet, stream)
-            begun = begun or packet.is_keyframe
-            if not begun:
+            if packet.is_corrupt:
+                lost = lost or _when(packet, stream)
+            if not count and not start.takes(packet):
                 continue
             try:
                 frames = decoder.decode(packet)
             except av.error.FFmpegError as error:
                 failure = error
-                if count or first.is_keyframe:
+                if count or start.is_key:
                     self._expect_allowed(error, packet, stream)
                 continue
             for frame in frames:
-                if not (count or first.is_keyframe or frame.key_frame) and frame.is_corrupt:
-                    continue
+                if not count and (why := start.missing(frame)):
+                    if frame.is_corrupt and not frame.key_frame:
+                        continue
+                    self.note(why)
                 count += 1
-                if count == 1:
-                    self._note_start(frame, first, earliest)
                 yield frame
-        if incomplete:
-            self.note(f"packets were lost or files joined {incomplete}: look at the frames from there on")
+        if lost:
+            self.note(f"packets were lost or files joined {lost}: look at the frames from there on")
         if failure and not count:
             raise failure
 
@@ -113,15 +108,38 @@ class FileSource(Source):
             raise damaged(self.path, f"{_when(packet, stream)} ({error.strerror})")
         self.note("frames that are too damaged to be decoded are left out")
 
-    def _note_start(self, frame: VideoFrame, first: Packet, earliest: Fraction | None) -> None:
-        missing = Fraction(0)
-        if earliest is not None and frame.pts is not None and frame.time_base:
-            missing = frame.pts * frame.time_base - earliest
-        if missing > 0 or (earliest is None and not first.is_keyframe):
-            length = f" {float(missing):.2f} s" if missing else ""
-            self.note(
-                f"the video begins between key frames: its start{length} cannot be decoded, it is left out"
-            )
+
+class _Start:
+    """The packets before the first frame, of which a recording that begins between two key frames has some.
+
+    is_key: the first one is a key frame.
+    """
+
+    def __init__(self, needs_key: bool) -> None:
+        self._begun, self.is_key = not needs_key, None
+        self._earliest: Fraction | None = None
+
+    def takes(self, packet: Packet) -> bool:
+        """Whether a packet can be decoded."""
+        if self.is_key is None:
+            self.is_key = packet.is_keyframe
+        if packet.pts is not None and not packet.is_discard:
+            at = packet.pts * packet.time_base
+            self._earliest = at if self._earliest is None else min(at, self._earliest)
+        self._begun = self._begun or packet.is_keyframe
+        return self._begun
+
+    def missing(self, first: VideoFrame) -> str:
+        """A note on what comes before the first frame and cannot be decoded; empty if there is nothing."""
+        length = ""
+        if self._earliest is not None and first.pts is not None and first.time_base:
+            seconds = first.pts * first.time_base - self._earliest
+            if seconds <= 0:
+                return ""
+            length = f" {float(seconds):.2f} s"
+        elif self.is_key:
+            return ""
+        return f"the video begins between key frames: its start{length} cannot be decoded, it is left out"
 
 
 def damaged(path: Path, where: str) -> UserError:
@@ -147,10 +165,9 @@ def sound_streams(container: InputContainer) -> list[AudioStream]:
 
 
 def _decoder(stream: VideoStream) -> VideoCodecContext:
-    name = _KEEP_ALPHA.get(stream.codec_context.name)
-    decoder = stream.codec_context
-    if name and stream.metadata.get("alpha_mode") == "1":
-        decoder = cast(VideoCodecContext, VideoCodecContext.create(name, "r"))
+    decoder, name = stream.codec_context, stream.codec_context.name
+    if name in _KEEP_ALPHA and stream.metadata.get("alpha_mode") == "1":
+        decoder = cast(VideoCodecContext, VideoCodecContext.create(_KEEP_ALPHA[name], "r"))
         decoder.extradata = stream.codec_context.extradata
     decoder.thread_count = 1  # with more, some damaged frames are not reported, now and then
     return decoder
