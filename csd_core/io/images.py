@@ -39,6 +39,7 @@ of quality 85 to 0.01 %."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "TGA", "PPM", "JPEG2000", "AVIF")
 _FORMATS += ("ICO", "SGI", "PCX", "QOI", "PSD")
 _ANIMATED = {"GIF", "PNG", "WEBP", "AVIF"}  # pages of a TIFF and extra pictures of a phone are none
+_HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1")
 _JPEG = (".jpg", ".jpeg")
 _SIDE_LIMITS = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 _MARKER_BYTES = 65_000  # EXIF and XMP have one segment of a JPEG each, of 64 KiB with its header
@@ -194,7 +195,9 @@ def decoding(path: Path, kind: str) -> Iterator[None]:
         raise unreadable(path, error) from error
     except Image.UnidentifiedImageError as error:
         known = "an image (PNG, JPEG, WebP, TIFF or another that Pillow reads)"
-        raise UserError(f"{path}: expected {known}, got something else; convert it") from error
+        with path.open("rb") as file:
+            got = "HEIC; save it as JPEG" if file.read(12)[4:] in _HEIC else "something else; convert it"
+        raise UserError(f"{path}: expected {known}, got {got}") from error
     except Exception as error:  # from OSError to IndexError, by format and damage
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if "MAX_TEXT_CHUNK" in reason or "Too much memory used in text chunks" in reason:  # of Pillow's PNG

@@ -101,6 +101,20 @@ def test_colour_models(tmp_path: Path) -> None:
     assert apart(read_picture(saved(tmp_path / "lab.tif", lab)).pixels, RGB) < 1.5
 
 
+def test_other_programs(tmp_path: Path) -> None:
+    ink = np.dstack([RGB, np.full((48, 64), 255, np.uint8)])  # in a PSD, 255 is none
+    for mode, samples in ((1, GREY[..., None]), (3, RGB), (3, RGBA), (4, ink)):
+        channels = samples.shape[2]
+        head = b"8BPS" + struct.pack(">H6xHIIHH", 1, channels, 48, 64, 8, mode) + bytes(12 + 2)
+        (tmp_path / "a.psd").write_bytes(head + samples.transpose(2, 0, 1).tobytes())
+        check(tmp_path / "a.psd", RGB if mode == 4 else as_rgb(samples))
+    check(saved(tmp_path / "a.ico", Image.fromarray(RGBA), sizes=[(64, 48)]), RGBA)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    assert "got HEIC; save it as JPEG" in one_line(read_picture, tmp_path / "a.heic")
+    (tmp_path / "a.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # is no picture
+    assert "got something else" in one_line(read_picture, tmp_path / "a.eps")
+
+
 # 16 bits.
 
 
