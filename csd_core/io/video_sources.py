@@ -93,8 +93,9 @@ class _Animation(Source):
             # the picture of an APNG for programs that do not play it
             first = int(bool(image.info.get("default_image")))
             for k in range(first, getattr(image, "n_frames", 1)):
-                image.seek(k)
-                image.load()
+                with pillow_limit(None):  # a text may stand between frames
+                    image.seek(k)
+                    image.load()
                 length = Fraction(int(image.info.get("duration", 0)) or 100, 1000)  # as browsers do
                 pixels = eight_bits(rgb_pixels(self.path, image))
                 yield _still_frame(f"frame {k - first}", shown, length, pixels)

@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from csd_core.io import image_metadata
 from csd_core.io.image_metadata import photo_xmp
 from csd_core.io.images import Picture, check_can_hold, read_picture, write_picture
+from csd_core.io.videos import read_video
 from tests.csd_core.io.clips import one_line
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -79,6 +80,16 @@ def test_texts_of_a_png(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png", pnginfo=texts)
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png").pixels, RGB)
     assert PngImagePlugin.MAX_TEXT_CHUNK == MIB
+
+
+def test_texts_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (32, 24), (80 * k, 0, 0)) for k in range(3)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    data, content = (tmp_path / "a.png").read_bytes(), b"zTXta\0\0" + zlib.compress(bytes(3 * MIB))
+    text = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    for place in (33, len(data) - 12):  # before the frames, and after them
+        (tmp_path / "a.png").write_bytes(data[:place] + text + data[place:])
+        assert read_video(tmp_path / "a.png").num_frames == 3
 
 
 @pytest.mark.parametrize("name", [b"iCCP", b"zTXt", b"iTXt"])
