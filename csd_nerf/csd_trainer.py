@@ -252,10 +252,16 @@ class CSDTrainer(Trainer):
         if path is None:
             return
         checkpoint = read_checkpoint(path)
-        if STATE in checkpoint:
-            self._resume(checkpoint, path)
-        else:
-            self._take_scene(checkpoint, path)
+        try:
+            if checkpoint.get(STATE) is None:
+                self._take_scene(checkpoint, path)
+            else:
+                self._resume(checkpoint, path)
+        except UserError:
+            raise
+        except Exception as error:  # torch, nerfstudio and we read parts of it
+            got = f"one that is damaged or of another version ({type(error).__name__}: {error})"
+            raise UserError(f"{path}: expected a whole checkpoint, got {got}; name another") from error
 
     def _take_scene(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Load the weights of a finished nerfacto run, nothing else."""

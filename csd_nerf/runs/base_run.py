@@ -89,7 +89,13 @@ def adopt_architecture(config: NerfactoModelConfig, run: Path, weights: dict[str
     changes = []
     for name in [name for name in ARCHITECTURE if name in settings]:
         here, there = getattr(config, name), settings[name]
-        there = tuple(there) if isinstance(here, tuple) else there
+        there = tuple(there) if isinstance(here, tuple) and isinstance(there, list) else there
+        alike = (int, float) if isinstance(here, float) else type(here)
+        if not isinstance(there, alike):
+            expected = f"{name} as {type(here).__name__} in config.yml"
+            raise UserError(
+                f"{run}: expected {expected}, got {there!r}; write it as it was, or name another run"
+            )
         if there != here:
             setattr(config, name, there)
             changes.append(f"{name} {there}")

@@ -34,7 +34,8 @@ def find_checkpoint(
             return load_checkpoint
         raise UserError(f"--load-checkpoint {load_checkpoint}: no such file")
     for folder in (load_dir, load_dir / "nerfstudio_models"):
-        steps = {int(path.stem.split("-")[1]): path for path in folder.glob("step-*.ckpt")}
+        named = [path for path in folder.glob("step-*.ckpt") if path.stem[5:].isdecimal()]
+        steps = {int(path.stem[5:]): path for path in named}
         if load_step is None and steps:
             return steps[max(steps)]
         if load_step in steps:
@@ -55,10 +56,31 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # pickle, zip and torch each have their own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
-    if not isinstance(loaded, dict) or not {"pipeline", "step"} <= loaded.keys():
-        raise UserError(f"{path}: expected a nerfstudio checkpoint, with pipeline and step")
+    if not _is_checkpoint(loaded):
+        expected = "a nerfstudio checkpoint, with pipeline and step"
+        raise UserError(f"{path}: expected {expected}, got something else; name another")
     take_shown_appearance(loaded["pipeline"])
     return loaded
+
+
+def _is_checkpoint(loaded: Any) -> bool:
+    """Whether a run can be checked by it; the rest is looked at when it is loaded."""
+    if not isinstance(loaded, dict):
+        return False
+    weights, step, state = (loaded.get(name) for name in ("pipeline", "step", STATE))
+    if not isinstance(weights, dict) or not _is_count(step):
+        return False
+    named = all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items())
+    if not named or state is None:
+        return named
+    try:
+        return _is_count(state["base_steps"]) and isinstance(state["edit"]["configured"]["prompt"], str)
+    except (TypeError, LookupError):
+        return False
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 def take_shown_appearance(weights: dict[str, Any]) -> None:
@@ -66,9 +88,9 @@ def take_shown_appearance(weights: dict[str, Any]) -> None:
     name = "field.embedding_appearance."
     for key in [key for key in weights if key.endswith(f"{name}shown")]:
         prefix = key.removesuffix("shown")
-        shown, edited = weights.pop(key), weights.pop(f"{prefix}edited")
-        if edited.any():
-            table = weights[f"{prefix}embedding.weight"]
+        shown, edited = weights.pop(key), weights.pop(f"{prefix}edited", None)
+        table = weights.get(f"{prefix}embedding.weight")
+        if edited is not None and table is not None and edited.any():
             weights[f"{prefix}embedding.weight"] = shown.expand_as(table).clone()
 
 

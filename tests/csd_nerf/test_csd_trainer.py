@@ -171,6 +171,32 @@ def test_a_checkpoint_without_its_config_that_does_not_fit_is_one_line(
     assert "does not fit" in line
 
 
+def test_a_state_that_is_not_whole_is_one_line(
+    edited: Any, capture: Path, tmp_path: Path, tiny_epsilon: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(edited.base_dir, tmp_path / "run"))
+    path = max((run / "nerfstudio_models").iterdir())
+    content = read_checkpoint(path)
+    del content[STATE]["sampler"]
+    torch.save(content, path)
+    words = arguments(capture, tmp_path / "out", tiny_epsilon, "--load-dir", str(run), "--base-steps", "0")
+    with pytest.raises(SystemExit) as stopped:
+        train(parse(words))
+    assert stopped.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert f"{path}: expected a whole checkpoint, got one that is damaged" in line
+
+
+def test_sizes_of_a_run_that_are_none_are_refused(
+    nerfacto_run: Path, capture: Path, tmp_path: Path, tiny_epsilon: Path
+) -> None:
+    run = Path(shutil.copytree(nerfacto_run, tmp_path / "base"))
+    config = run / "config.yml"
+    config.write_text(config.read_text().replace("num_levels: 3", "num_levels: many"))
+    with pytest.raises(UserError, match="expected num_levels as int"):
+        prepare(parse(arguments(capture, tmp_path / "out", tiny_epsilon, "--load-dir", str(run))))
+
+
 def test_the_device_of_a_rank_is_set_before_groups_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     monkeypatch.setattr(torch.cuda, "set_device", calls.append)

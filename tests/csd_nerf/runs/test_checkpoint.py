@@ -54,6 +54,32 @@ def test_other_objects_are_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "a.ckpt")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pipeline": None},
+        {"pipeline": {3: torch.zeros(1)}},
+        {"pipeline": {"w": None}},
+        {"step": -1},
+        {"step": "3"},
+        {"csd": {}},
+        {"csd": "x"},
+        {"csd": {"base_steps": torch.zeros(3), "edit": {"configured": {"prompt": "snow"}}}},
+        {"csd": {"base_steps": 3, "edit": {"configured": {"prompt": None}}}},
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    torch.save({**CONTENT, **change}, tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match="expected a nerfstudio checkpoint"):
+        read_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_half_of_the_appearance_of_an_older_run_is_no_reason_to_stop(tmp_path: Path) -> None:
+    key = "_model.field.embedding_appearance.shown"
+    torch.save({"pipeline": {key: torch.rand(4)}, "step": 0}, tmp_path / "a.ckpt")
+    assert read_checkpoint(tmp_path / "a.ckpt")["pipeline"] == {}
+
+
 def test_the_appearance_of_renders_of_an_older_run_is_read(tmp_path: Path) -> None:
     name, own, shown = "_model.field.embedding_appearance.", torch.rand(3, 4), torch.rand(4)
     old = {f"{name}shown": shown, f"{name}edited": torch.tensor([False, True, False])}
@@ -97,6 +123,7 @@ def test_find_takes_the_latest_or_the_one_that_is_named(tmp_path: Path) -> None:
     folder.mkdir()
     for step in (5, 20, 100):
         (folder / f"step-{step:09d}.ckpt").touch()
+    (folder / "step-last.ckpt").touch()
     assert find_checkpoint(folder, None, None) == folder / "step-000000100.ckpt"
     assert find_checkpoint(tmp_path, None, None) == folder / "step-000000100.ckpt"
     assert find_checkpoint(folder, 20, None) == folder / "step-000000020.ckpt"
