@@ -31,3 +31,9 @@ def expect(condition: bool, name: str, expected: str, got: object) -> None:
     """Raise a UserError about the setting called name unless condition holds."""
     if not condition:
         raise UserError(f"{name}: expected {expected}, got {got}")
+
+
+def expect_text(name: str, text: str) -> None:
+    """Raise a UserError unless text is Unicode; letters of another encoding arrive as lone surrogates."""
+    got = f"{text!r}; type it again, or set the terminal to UTF-8"
+    expect(not any("\ud800" <= letter <= "\udfff" for letter in text), name, "text in UTF-8", got)

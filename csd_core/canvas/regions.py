@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from csd_core.canvas.windows import Windows
-from csd_core.errors import UserError, expect
+from csd_core.errors import UserError, expect, expect_text
 from csd_core.io.images import read_mask
 from csd_core.method.guidance import Weight
 
@@ -108,6 +108,7 @@ def _read_region(
     prompt, guidance = entry.get("prompt"), entry.get("guidance_scale")
     is_prompt = isinstance(prompt, str) and bool(prompt.strip())
     expect(is_prompt, name, 'a prompt such as "make it snowy"', f"{_json(prompt)}; add it")
+    expect_text(name, prompt)
     is_guidance = guidance is None or _is_number(guidance)
     expect(is_guidance, name, "a number as guidance_scale", f"{_json(guidance)}; write it without quotes")
     places = [key for key in _PLACES if key in entry]

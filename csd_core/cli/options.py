@@ -17,7 +17,7 @@ from csd_core.choices import (
     VideoMethod,
     selection,
 )
-from csd_core.errors import expect
+from csd_core.errors import expect, expect_text
 from csd_core.io.files import check_output, check_writable
 
 _LARGEST_STEP = 999_999
@@ -166,6 +166,8 @@ class EditOptions:
         """
         for group in (self.edit, self.memory, self.writing):
             group.check()
+        for name in ("prompt", "negative_prompt", "source_prompt"):
+            expect_text(name, getattr(self if name == "prompt" else self.edit, name))
         if self.is_sampled:
             for name in ("resume", "preview_every", "dry_run"):
                 value = getattr(self.writing, name)

@@ -12,7 +12,7 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from csd_core.denoisers.runtime.device import resolve_device
-from csd_core.errors import UserError, expect
+from csd_core.errors import UserError, expect, expect_text
 from csd_core.io.files import check_writable
 from csd_nerf.console import CONSOLE
 from csd_nerf.csd_datamanager import CSDDataManagerConfig
@@ -82,6 +82,8 @@ def _take_prompt_of_checkpoint(datamanager: CSDDataManagerConfig, checkpoint: di
 
 def _check_settings(config: "CSDTrainerConfig", manager: CSDDataManagerConfig, *, is_new: bool) -> None:
     manager.edit.check()
+    for name, text in (("prompt", manager.prompt), ("negative_prompt", manager.edit.negative_prompt)):
+        expect_text(name, text)
     low, high = manager.sampling_range
     rays, size = manager.train_num_rays_per_batch, manager.edit_size
     steps, sampled = config.max_num_iterations, manager.train_num_images_to_sample_from

@@ -44,6 +44,7 @@ PATHS += [
     "out/.png",
     "regions.json",
 ]
+PATHS += ["\udc80.png", "out/\udc80.png", "\udc80"]
 SWITCHES = ["--shared-noise", "--offload", "--resume", "--dry-run"]
 CHOICES: dict[str, list[str]] = {
     "--num-steps": ["-1", "0", "1", "2", "x", "1.5"],

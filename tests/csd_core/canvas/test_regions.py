@@ -82,6 +82,7 @@ STRIP = {"prompt": "red", "strip": [0, 9]}
     [
         (3, "an object"),
         ({}, "a prompt"),
+        ({**STRIP, "prompt": "\udc80"}, "text in UTF-8"),
         ({**STRIP, "colour": "red"}, "colour"),
         ({**STRIP, "box": [0, 0, 9, 9]}, "one of box, strip and mask"),
         ({**STRIP, "guidance_scale": "3"}, "guidance_scale"),

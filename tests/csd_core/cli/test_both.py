@@ -70,6 +70,7 @@ sys.exit(code)
         ("--version", 0, "csd-nerf2nerf "),
         ("--nonsense", 2, "--nonsense"),
         ("--{source} in --output out.png", 2, "error: prompt: expected an instruction, got nothing"),
+        ("--{source} in --output out.png --prompt \udc80", 2, "error: prompt: expected text in UTF-8, got "),
         ("--{source} in --output out.png --prompt a --seed -1", 2, "error: seed: expected 0 or more, got -1"),
         (
             "--{source} in --output out.png --prompt a --method {baseline} --resume",

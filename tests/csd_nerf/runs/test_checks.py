@@ -50,6 +50,7 @@ def test_nerfstudios_prompt_option_is_the_instruction(
     prepare(config)
     assert config.pipeline.datamanager.prompt == "night"
     assert refuse("--prompt", "night", prompt="snow").startswith("two prompts")
+    assert refuse(prompt="\udc80").startswith("prompt: expected text in UTF-8")
     assert refuse(prompt="  ").startswith("no prompt: describe the edit with --pipeline.datamanager.prompt")
 
 
