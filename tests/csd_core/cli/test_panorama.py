@@ -134,6 +134,11 @@ def test_black_of_a_jpeg_mask_stays(panorama: PanoramaCommand) -> None:
     assert panorama.err.count(f"note: {mask} is lossy, which adds noise to black and white") == 1
 
 
+def test_a_folder_in_the_place_of_an_unfinished_edit_is_one_line(panorama: PanoramaCommand) -> None:
+    panorama.beside("checkpoint").mkdir(parents=True)
+    assert "expected a file to write, got a folder" in panorama.refused()
+
+
 def test_names_that_are_too_long_are_one_line(panorama: PanoramaCommand) -> None:
     panorama.output = panorama.folder / "out" / f"{'a' * 240}.png"
     assert "a.png.unfinished.safetensors: expected a name that its folder takes" in panorama.refused()
