@@ -10,6 +10,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.stream import Disposition
 from PIL import Image
 
 from tests.csd_core.io.clips import clip
@@ -111,6 +112,27 @@ def crowded(path: Path) -> Path:
         container.mux(words)
         for stream in streams:
             container.mux(stream.encode())
+    return path
+
+
+def with_extra(path: Path, kind: str) -> Path:
+    """A video with a cover, or with a track of data."""
+    frames = [av.VideoFrame.from_ndarray(np.full((32, 48, 3), 20 * k, np.uint8), "rgb24") for k in range(5)]
+    with av.open(path, "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=10)
+        extra: Any = container.add_stream("mjpeg") if kind == "cover" else container.add_data_stream()
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        if kind == "cover":
+            extra.height, extra.width, extra.pix_fmt = 32, 48, "yuvj420p"
+            extra.disposition = Disposition.attached_pic
+        for frame in [*frames, None]:
+            container.mux(stream.encode(frame))
+        if kind == "cover":
+            container.mux([*extra.encode(frames[0]), *extra.encode()])
+        else:
+            packet: Any = av.Packet(b"here")
+            packet.stream, packet.pts, packet.dts, packet.time_base = extra, 0, 0, Fraction(1, 10)
+            container.mux(packet)
     return path
 
 

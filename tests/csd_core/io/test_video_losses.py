@@ -39,6 +39,7 @@ from tests.csd_core.io.odd_clips import (
     rename_codec,
     shift,
     textured,
+    with_extra,
 )
 
 
@@ -71,6 +72,10 @@ def test_what_else_is_in_a_file_is_noted(tmp_path: Path) -> None:
         "subtitles are left out",
         "attachments are left out",
     )
+    assert read_video(with_extra(tmp_path / "a.ts", "data")).notes == (
+        "tracks of data, such as positions or a time code, are left out",
+    )
+    assert read_video(with_extra(tmp_path / "a.mp4", "cover")).notes == ("covers are left out",)
 
 
 @pytest.mark.parametrize(("unknown", "kept"), [([1], 1), ([0], 1), ([0, 1], 0)])
