@@ -9,14 +9,12 @@ import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
-from torch import Tensor
 
 from csd_core.errors import expect
 from csd_core.io.image_headers import read_header
 from csd_core.io.images import MAX_PIXELS, eight_bits, mask_levels, read_picture
-from csd_core.io.picture import sides, turned
+from csd_core.io.picture import is_sideways, sides, turned
 
-_SIDEWAYS = (5, 6, 7, 8)
 _BACK = {6: 8, 8: 6}  # the other orientations undo themselves
 
 
@@ -29,40 +27,29 @@ def read_photo(path: Path, camera_size: tuple[int, int], max_pixels: int = MAX_P
     Raises:
         UserError: it cannot be read.
     """
-    pixels = eight_bits(read_picture(path, max_pixels=max_pixels).stacked())
-    orientation = read_header(path).orientation
-    height, width = pixels.shape[:2]
-    if orientation in _SIDEWAYS and _misfit((height, width), camera_size) < _misfit(
-        (width, height), camera_size
-    ):
-        return pixels
-    return np.ascontiguousarray(turned(pixels, _BACK.get(orientation, orientation)))
-
-
-def read_photo_mask(path: Path, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The pixels of a photo of size (H, W) that are used, bool (H, W): those that are not black in the mask.
-
-    Raises:
-        UserError: it cannot be read, or is of another size.
-    """
     picture = read_picture(path, max_pixels=max_pixels)
-    got = f"{sides(picture.size)}; draw the mask on the photo itself"
-    expect(picture.size == size, str(path), f"{sides(size)} as its photo", got)
-    return mask_levels(picture) > 0
+    pixels, turn = eight_bits(picture.stacked()), picture.orientation
+    if is_sideways(turn) and _misfit(picture.size, camera_size) < _misfit(picture.size[::-1], camera_size):
+        return pixels
+    return np.ascontiguousarray(turned(pixels, _BACK.get(turn, turn)))
 
 
-def photo_size(path: Path, camera_size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of what read_photo returns, by the file's header.
+def read_photo_mask(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The pixels of a photo that are used, bool (H, W): those that are not black in the mask.
 
     Raises:
         UserError: it cannot be read.
     """
-    (height, width), _, orientation = read_header(path)
-    turns = [(width, height)] if orientation in _SIDEWAYS else []
-    return min([(height, width), *turns], key=lambda size: _misfit(size, camera_size))
+    return mask_levels(read_picture(path, max_pixels=max_pixels)) > 0
 
 
-def _misfit(size: tuple[int, int], camera_size: tuple[int, int]) -> int:
+def check_mask_size(path: Path, mask: np.ndarray, size: tuple[int, int]) -> None:
+    """Raise a UserError unless a mask has the size (H, W) of its photo."""
+    got = f"{sides((mask.shape[0], mask.shape[1]))}; draw the mask on the photo itself"
+    expect(mask.shape == size, str(path), f"{sides(size)} as its photo", got)
+
+
+def _misfit(size: tuple[int, ...], camera_size: tuple[int, int]) -> int:
     return abs(size[0] - camera_size[0]) + abs(size[1] - camera_size[1])
 
 
@@ -98,25 +85,20 @@ class CaptureDataset(InputDataset):
             return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
         return pixels
 
-    def get_mask(self, image_idx: int) -> Tensor:
-        """(H, W, 1) bool at training size: the pixels that are used, which are not black in the mask.
+    def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
+        """nerfstudio's, with a mask (H, W, 1) bool of the pixels that are used, if there are masks.
 
         Raises:
-            UserError: it cannot be read, or is of another size than its photo.
+            UserError: the photo or the mask cannot be read, or they differ in size.
         """
-        path = (self._dataparser_outputs.mask_filenames or [])[image_idx]
-        size = photo_size(self.image_filenames[image_idx], self._camera_size(image_idx))
-        mask = read_photo_mask(path, size, self._max_pixels)
-        return torch.from_numpy(self._scaled(mask, Image.Resampling.NEAREST))[..., None]
-
-    def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
-        """nerfstudio's, with the masks of get_mask."""
         image = (
             self.get_image_float32(image_idx) if image_type == "float32" else self.get_image_uint8(image_idx)
         )
         data: dict[str, Any] = {"image_idx": image_idx, "image": image}
-        if self._dataparser_outputs.mask_filenames is not None:
-            data["mask"] = self.get_mask(image_idx)
+        if masks := self._dataparser_outputs.mask_filenames:
+            used = self._scaled(read_photo_mask(masks[image_idx], self._max_pixels), Image.Resampling.NEAREST)
+            check_mask_size(masks[image_idx], used, (image.shape[0], image.shape[1]))
+            data["mask"] = torch.from_numpy(used)[..., None]
             if self.mask_color:
                 colour = torch.ones_like(image) * torch.tensor(self.mask_color)
                 data["image"] = torch.where(data["mask"], image, colour)

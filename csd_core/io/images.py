@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms
 from torch import Tensor
 
 from csd_core.errors import UserError, expect
+from csd_core.io.decoders import TEXT_BYTES, pillow_limit, reading
 from csd_core.io.files import unreadable, written_beside
 from csd_core.io.image_metadata import (
     ORIENTATION,
@@ -44,7 +45,6 @@ _JPEG = (".jpg", ".jpeg")
 _SIDE_LIMITS = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 _MARKER_BYTES = 65_000  # EXIF and XMP have one segment of a JPEG each, of 64 KiB with its header
 _PROFILE_BYTES = 255 * 65_000  # of a JPEG, in numbered segments
-_TEXT_BYTES = 64 * 2**20  # of a profile or text of a PNG; Pillow's own limit is 1 MiB
 
 
 def quantise(image: Tensor, dtype: Any) -> np.ndarray:
@@ -72,8 +72,7 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     expect(path.exists(), str(path), "an image file", "no such file; check the path")
     expect(not path.is_dir(), str(path), "an image file", "a folder; name a file in it")
-    with decoding(path, "image"), pillow_limit(None), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # damaged metadata warns
+    with decoding(path, "image"), reading():
         with path.open("rb") as file:
             start = file.read(4)
         expect(bool(start), str(path), "an image file", "an empty file; copy or save it again")
@@ -201,21 +200,10 @@ def decoding(path: Path, kind: str) -> Iterator[None]:
     except Exception as error:  # from OSError to IndexError, by format and damage
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if "MAX_TEXT_CHUNK" in reason or "Too much memory used in text chunks" in reason:  # of Pillow's PNG
-            expected = f"profiles and texts of at most {_TEXT_BYTES >> 20} MiB in a PNG"
+            expected = f"profiles and texts of at most {TEXT_BYTES >> 20} MiB in a PNG"
             raise UserError(f"{path}: expected {expected}, got more; save it without metadata") from error
         got = f"one that is damaged or cut off, or something else ({' '.join(reason.split())})"
         raise UserError(f"{path}: expected a whole {kind}, got {got}; copy or save it again") from error
-
-
-@contextmanager
-def pillow_limit(pixels: int | None) -> Iterator[None]:
-    """Replace Pillow's own limits, of pixels and of the profiles and texts of a PNG."""
-    before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
-    Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = pixels, _TEXT_BYTES
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before
 
 
 def rgb_pixels(path: Path | str, image: Image.Image) -> np.ndarray:
@@ -254,13 +242,14 @@ def _read_with_pillow(path: Path, max_pixels: int, lost: list[str]) -> Picture:
         with suppress(Exception):  # damaged EXIF raises anything; the picture can be read without
             exif = image.getexif()
         kept, dpi = photo_exif(exif), resolution(image.info, exif)
+        info = {**image.info, "orientation": exif.get(ORIENTATION, 1)}
         with pillow_limit(max_pixels):  # an icon may hold a picture larger than its header states
             image.load()  # raises if the file is cut off; OpenCV may fill up with black
         # Pillow has turned a TIFF by now, and removed its orientation
         upright = turned(_pixels(path, image, stored, lost), exif.get(ORIENTATION, 1))
         if image.format == "MPO" and frames > 1:
             lost = [*lost, "its further pictures"]
-        found = _picture(path, upright, kept, dpi, image.info, lost)
+        found = _picture(path, upright, kept, dpi, info, lost)
         colour = colour_chunks(path) if image.format == "PNG" else ()
         return replace(found, png_colour=colour, is_lossy=_is_lossy(path, image))
 
@@ -314,7 +303,7 @@ def _picture(
     info: Mapping[Any, Any],
     lost: Sequence[str],
 ) -> Picture:
-    """info: icc_profile and xmp as in Pillow's. lost: parts of the file that the picture does not have."""
+    """info: icc_profile and xmp as in Pillow's, orientation as in EXIF. lost: what it does not have."""
     xmp, parts = photo_xmp(info.get("xmp") or b"")
     icc, left_out = rgb_profile(info.get("icc_profile") or b"")
     return Picture(
@@ -324,6 +313,7 @@ def _picture(
         exif=exif,
         xmp=xmp,
         dpi=dpi,
+        orientation=info.get("orientation", 1),
         notes=tuple(f"{path}: the output does not have {part}" for part in (*parts, *left_out, *lost)),
     )
 

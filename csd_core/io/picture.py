@@ -25,6 +25,7 @@ class Picture:
         xmp: an XML packet; describes the projection of a 360-degree picture.
         dpi: pixels per inch, across and down.
         png_colour: chunks of a PNG that say what its colours mean, such as (b"gAMA", data).
+        orientation: of the pixels in the file, as in EXIF; 1 is upright, as these pixels are.
         is_lossy: its file came from an encoder that adds noise, such as JPEG.
         notes: what of the file is not in the picture.
     """
@@ -36,6 +37,7 @@ class Picture:
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     png_colour: tuple[tuple[bytes, bytes], ...] = ()
+    orientation: int = 1
     is_lossy: bool = False
     notes: tuple[str, ...] = ()
 

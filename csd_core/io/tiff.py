@@ -1,9 +1,7 @@
 """TIFF: a check of its kind, pixels of 16 bits (which Pillow reduces to 8), and writing."""
 
-import logging
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,20 +27,6 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DECODES = (1, 8, 32946)  # none and deflate; tifffile needs another package for the rest
 
 
-@contextmanager
-def opened_tiff(path: Path) -> Iterator[Any]:
-    """A tifffile.TiffFile that logs nothing: it would print every damaged tag on stderr."""
-    import tifffile
-
-    logger = logging.getLogger("tifffile")
-    before, logger.disabled = logger.disabled, True
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            yield tiff
-    finally:
-        logger.disabled = before
-
-
 def check_tiff(path: Path, max_pixels: int) -> tuple[bool, bool]:
     """Check size, kind and length of the first page by its tags.
 
@@ -53,7 +37,9 @@ def check_tiff(path: Path, max_pixels: int) -> tuple[bool, bool]:
         UserError: it is too large, has channels of another kind, or is a camera's raw file.
         OSError: it is cut off.
     """
-    with opened_tiff(path) as tiff:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
         page, has_pages = tiff.pages.first, False
         with path.open("rb") as file:
             is_raw = page.is_dng or page.is_reduced or file.read(12)[8:10] == b"CR"
@@ -70,19 +56,22 @@ def check_tiff(path: Path, max_pixels: int) -> tuple[bool, bool]:
         # Pillow takes grey and alpha in separate planes for other channels
         is_ours = bits == 16 or (bits == 8 and page.samplesperpixel == 2 and page.planarconfig == 2)
         with suppress(Exception):  # a damaged second page raises anything
-            has_pages = len(tiff.pages) > 1 and not tiff.pages[1].is_reduced
+            has_pages = len(tiff.pages) > 1 and not cast(Any, tiff.pages[1]).is_reduced
         return is_ours, has_pages
 
 
-def read_tiff(path: Path) -> tuple[np.ndarray, bytes | None, tuple[float, float] | None, dict[str, bytes]]:
-    """Upright RGB or RGBA, uint8 or uint16 (H, W, 3 or 4); EXIF, resolution; profile and XMP as in Pillow."""
-    with opened_tiff(path) as tiff:
+def read_tiff(path: Path) -> tuple[np.ndarray, bytes | None, tuple[float, float] | None, dict[str, Any]]:
+    """Upright RGB or RGBA, uint8 or uint16 (H, W, 3 or 4); EXIF; resolution; the info of images._picture."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
         page, exif = tiff.pages.first, Image.Exif()
         exif.endian, exif.bigtiff = tiff.byteorder, tiff.is_bigtiff
         with suppress(Exception):  # damaged EXIF raises anything; the picture can be read without
             exif.load_from_fp(cast(Any, tiff.filehandle), page.offset)
         found = {"icc_profile": page.iccprofile, "xmp": page.tags.valueof(700)}
-        info = {name: bytes(value) for name, value in found.items() if value}
+        info: dict[str, Any] = {name: bytes(value) for name, value in found.items() if value}
+        info["orientation"] = page.tags.valueof(int(ORIENTATION), default=1)
         return _rgb(path, page), photo_exif(exif), resolution(info, exif), info
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from csd_core.errors import UserError, expect
 from csd_core.io.picture import sides
 from csd_nerf.console import CONSOLE
-from csd_nerf.csd_dataset import read_photo, read_photo_mask
+from csd_nerf.csd_dataset import check_mask_size, read_photo, read_photo_mask
 
 _SIZE_TOLERANCE = 2  # pixels of difference from rounding, where a folder of smaller images is used
 _FAR = 30  # times the usual distance from the middle of the cameras; captures have 2 to 5
@@ -121,7 +121,9 @@ def _check_sizes(
 
 def _has_white(path: Path, size: tuple[int, int], *, max_pixels: int) -> bool:
     with _naming_our_option():
-        return bool(read_photo_mask(path, size, max_pixels).any())
+        mask = read_photo_mask(path, max_pixels)
+    check_mask_size(path, mask, size)
+    return bool(mask.any())
 
 
 def _check_masks(masks: Sequence[Path], sizes: Sequence[tuple[int, int]], white: Sequence[bool]) -> None:
