@@ -20,6 +20,9 @@ _CONFIGS = {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config
 WAY_OUT = 'use the editor that ships with this package, "mini"'
 FETCH_AGAIN = "fetch the model again"
 
+# weights that a text encoder has beside its own where it was saved as a part of CLIP
+_OF_WHOLE_CLIP = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
+
 
 def weight_patterns(components: Components, variant: str | None) -> list[str]:
     """The files of a repository that hold the weights of one variant, sharded or not."""
@@ -136,7 +139,8 @@ def load_network(kind: Any, folder: Path, component: str, variant: str | None, *
             output_loading_info=True,
             **dtype,
         )
-    for keys, which in ((info["missing_keys"], "has"), (info["unexpected_keys"], "lacks")):
+    extra = [key for key in info["unexpected_keys"] if not key.startswith(_OF_WHOLE_CLIP)]
+    for keys, which in ((info["missing_keys"], "has"), (extra, "lacks")):
         if keys:
             some = ", ".join(sorted(keys)[:3])
             raise _damaged(f"the weights of {component} do not fit its config, which {which} {some}", folder)

@@ -224,6 +224,15 @@ def test_names_of_older_weights_are_known(copy: Path) -> None:
     load(copy)
 
 
+def test_a_text_encoder_may_come_with_the_rest_of_clip(copy: Path) -> None:
+    file = "text_encoder/model.safetensors"
+    rest = ("logit_scale", "text_projection.weight", "vision_model.class_embedding")
+    tensors(file, lambda kept: kept.update({name: torch.zeros(3) for name in rest}))(copy)
+    load(copy)
+    tensors(file, lambda kept: kept.update(more=torch.zeros(3)))(copy)
+    assert "text_encoder do not fit its config, which lacks more" in refusal(copy)
+
+
 def test_a_loop_of_links_is_a_missing_file(copy: Path) -> None:
     path = copy / "vae" / "config.json"
     path.unlink()
