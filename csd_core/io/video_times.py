@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from csd_core.errors import expect
 from csd_core.io.video_frames import DEFAULT_RATE, Source
 
+_REORDERED = 16  # frames that a codec holds back at most
+
 
 class Timeline(NamedTuple):
     """When frames are shown, in the time of the file.
@@ -44,6 +46,7 @@ def timeline(
         UserError: the file does say.
     """
     step = usual_step(stamps) or last_length or 1 / next(iter(source.rates), DEFAULT_RATE)
+    stamps = _in_order(stamps)
     parts = begin_again(stamps)
     moved, shifts = following(stamps, parts, step)
     times, wrong = rising(moved, step)
@@ -51,19 +54,31 @@ def timeline(
         return _assumed(stamps, source, given)
     got = f"{given}; leave it out"
     expect(given is None, "--frame-rate", f"none for {source.path}, which states its times", got)
-    notes: tuple[str, ...] = ()
-    if parts:
-        seconds = ", ".join(f"{float(times[k] - times[0]):.2f} s" for k in parts[:3])
-        notes += (
-            f"times begin again at {seconds}, as in files that were joined: the parts follow each other",
-        )
-    if wrong:
-        which = f"{len(wrong)} of {len(stamps)} frames, the first is frame {wrong[0]}"
-        bad = "times that are missing, repeat or run backward"
-        notes += (f"{bad} ({which}): these frames are shown between their neighbours",)
+    notes = tuple(_notes(times, parts, wrong))
     rate = _rate(times, last_length, source)
     times = [times[0] + k / rate for k in range(len(times))] if rate else times
     return Timeline(times, _end(times, rate, last_length, source, shifts[-1]), rate, shifts, notes)
+
+
+def _in_order(stamps: Sequence[Fraction | None]) -> Sequence[Fraction | None]:
+    """Sorted, if they are those of the packets, as in an AVI with B-frames; else as they are."""
+    known = [stamp for stamp in stamps if stamp is not None]
+    if len(set(known)) < len(stamps):
+        return stamps
+    ranks = sorted(range(len(stamps)), key=known.__getitem__)
+    moved = [abs(rank - k) for k, rank in enumerate(ranks) if rank != k]
+    is_reordered = 4 * len(moved) > len(stamps) and max(moved) <= _REORDERED
+    return sorted(known) if is_reordered else stamps
+
+
+def _notes(times: Sequence[Fraction], parts: Sequence[int], wrong: Sequence[int]) -> Iterator[str]:
+    if parts:
+        seconds = ", ".join(f"{float(times[k] - times[0]):.2f} s" for k in parts[:3])
+        yield f"times begin again at {seconds}, as in files that were joined: the parts follow each other"
+    if wrong:
+        which = f"{len(wrong)} of {len(times)} frames, the first is frame {wrong[0]}"
+        bad = "times that are missing, repeat or run backward"
+        yield f"{bad} ({which}): these frames are shown between their neighbours"
 
 
 def usual_step(stamps: Sequence[Any]) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from csd_core.io.video_times import begin_again, following, rising
 from csd_core.io.videos import read_video
 from tests.csd_core.io.clips import NTSC, clip, copy, folder, heard, pictures, refused, stamps
-from tests.csd_core.io.odd_clips import cut, healthy, join, packets, shift
+from tests.csd_core.io.odd_clips import cut, healthy, join, packets, shift, textured
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,13 @@ def test_a_rate_is_assumed_where_most_times_are_bad(tmp_path: Path) -> None:
     assert note.startswith(f"the video does not state when each frame is shown: {video.rate} frames")
     given = read_video(path, frame_rate=NTSC)
     assert (given.rate, given.end, given.notes) == (NTSC, 12 / NTSC, ())
+
+
+@pytest.mark.parametrize("params", ["bframes=3", "bframes=8:b-pyramid=normal:b-adapt=0", "bframes=0"])
+def test_an_avi_whose_frames_are_reordered(tmp_path: Path, params: str) -> None:
+    path = clip(tmp_path / "a.avi", textured(), options={"x264-params": params})
+    video = read_video(path)
+    assert (video.rate, video.end, video.notes) == (NTSC, 24 / NTSC, ())
 
 
 def test_joined_transport_streams(tmp_path: Path) -> None:
