@@ -172,14 +172,15 @@ def _rehearsed(output: Path, video: Video, coding: Coding, sound: bool) -> list[
         raise
     except (av.error.FFmpegError, ValueError, AttributeError) as error:
         suffix = output.suffix.lower()
+        other = "" if suffix == ".mkv" else "write a .mkv, or "
         if not sound:
             reason = getattr(error, "strerror", None) or error
-            got = f"frames or times that it refuses ({reason}); write a .mkv, or fewer frames with --frames"
+            got = f"frames or times that it refuses ({reason}); {other}choose fewer frames with --frames"
             raise UserError(f"{output}: expected a video that {suffix} holds, got {got}") from error
         _rehearsed(output, video, coding, sound=False)
         with open_container(video.path) as container:
             names = " and ".join(stream.codec_context.name for stream in sound_streams(container))
-        got = f"{names}; write a .mkv, or leave the sound out with --no-sound"
+        got = f"{names}; {other}leave the sound out with --no-sound"
         raise UserError(f"{output}: expected sound that {suffix} holds, got {got}") from error
 
 
