@@ -66,7 +66,8 @@ def run(options: PanoramaOptions) -> None:
         edited, settings = (sample if options.is_sampled else optimise)(this, options, inputs)
     total = ranks.total(evaluations.count)
     if edited is not None:
-        write_edited(options.output, inputs.picture, edited)
+        with this.keeping_the_edit():
+            write_edited(options.output, inputs.picture, edited)
         this.conclude(settings, total)
 
 
