@@ -139,6 +139,6 @@ def _notes(video: Video, tracks: dict[int, _Track]) -> list[str]:
         sum(getattr(track, name) for track in tracks.values()) for name in ("moved", "left_out")
     )
     if moved or left_out:
-        what = f"packets moved between their neighbours: {moved}, left out for lack of room: {left_out}"
+        what = f"{moved} of its packets are moved between their neighbours, {left_out} are left out"
         notes.append(f"times of the sound are missing, repeat or run backward: {what}")
     return notes
