@@ -228,7 +228,8 @@ def test_times_of_the_sound_are_repaired(
     path = clip(tmp_path / "a.mkv", pictures(24), sound=["aac"])
     before = heard(path)
     (note,) = copy(read_video(shift(path, 1, by)), tmp_path / f"b{suffix}")
-    assert note.endswith(f"{moved} of its packets are moved between their neighbours, {left_out} are left out")
+    assert f"{moved} of its packets are moved" in note
+    assert note.endswith(f"{left_out} are left out")
     after = {data: time for time, data in heard(tmp_path / f"b{suffix}")}
     assert len(after) == len(before) - left_out - (suffix == ".mkv")  # the first is from before the pictures
     assert all(abs(after[data] - time) < Fraction(68, 1000) for time, data in before if data in after)
