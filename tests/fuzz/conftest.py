@@ -20,7 +20,7 @@ from tests.fuzz.outcome import Fuzzed
 configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "csd-fuzz")  # no folder in the repository
 checks: Any = list(HealthCheck)
 common = settings(database=None, deadline=None, suppress_health_check=checks, print_blob=True)
-settings.register_profile("short", common, derandomize=True, max_examples=25)
+settings.register_profile("short", common, derandomize=True, max_examples=15)
 settings.register_profile("long", common, max_examples=int(os.environ.get("FUZZ_EXAMPLES", "1000")))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 

@@ -1,6 +1,8 @@
 """Images, masks and regions that are damaged: an edit that is right, or one line."""
 
 import io
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +81,13 @@ def edit(
 
 def as_pillow_reads(path: Path) -> np.ndarray | None:
     """The RGB pixels of a picture; None if Pillow has a conversion of its own."""
-    with Image.open(path) as image:
+    with Image.open(path) as image, warnings.catch_warnings(action="ignore"):
         if image.mode not in ("RGB", "RGBA", "L", "P"):
             return None
-        turned = ImageOps.exif_transpose(image)
+        image.load()
+        turned = image
+        with suppress(Exception):  # damaged EXIF
+            turned = ImageOps.exif_transpose(image)
         return np.asarray(turned.convert("RGBA" if "A" in turned.getbands() else "RGB"))[..., :3]
 
 

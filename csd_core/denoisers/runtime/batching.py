@@ -2,6 +2,7 @@
 
 import gc
 import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -26,7 +27,7 @@ MARGIN = 0.15
 
 def at_a_time(chunk_size: ChunkSize) -> int:
     """How many images pass through memory together."""
-    return USUAL if chunk_size == "auto" else chunk_size
+    return USUAL if chunk_size == "auto" else min(chunk_size, sys.maxsize)
 
 
 def in_chunks(function: Callable[..., Tensor], chunk_size: ChunkSize, *tensors: Rows) -> Tensor:

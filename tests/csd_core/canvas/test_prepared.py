@@ -25,7 +25,12 @@ each_kind = pytest.mark.parametrize("prepare", [panorama, video])
 
 @pytest.mark.parametrize(
     ("prepare", "how", "sizes"),
-    [(panorama, {}, [1]), (panorama, {"wrap": True}, [1]), (video, {"given": {"chunk_size": 4}}, [4, 2])],
+    [
+        (panorama, {}, [1]),
+        (panorama, {"wrap": True}, [1]),
+        (video, {"given": {"chunk_size": 4}}, [4, 2]),
+        (video, {"given": {"chunk_size": 10**30}}, [6]),
+    ],
 )
 def test_no_image_is_encoded_twice(
     denoiser: InstructPix2Pix, encoded: list[int], prepare: Prepare, how: dict[str, Any], sizes: list[int]
