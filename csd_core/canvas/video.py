@@ -26,6 +26,8 @@ from csd_core.image_ops import blend, editor_size, pad_to_multiple, resize
 from csd_core.io.arrays import Clip
 from csd_core.presets import Preset
 
+LARGEST = 16384
+"""Short side of an edit, in pixels."""
 PREVIEW_FRAMES = 8
 
 
@@ -69,6 +71,7 @@ class VideoEdit(PreparedEdit):
         least = denoiser.downscale
         short = denoiser.native_size if resolution is None else resolution
         expect(short >= least, "resolution", f"at least {least} pixels", short)
+        expect(short <= LARGEST, "resolution", f"at most {LARGEST} pixels", short)
         method.check()
         self.size = editor_size(*clip.size, short)
         """Height and width of the edit, in pixels."""

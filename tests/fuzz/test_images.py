@@ -81,7 +81,7 @@ def edit(
 
 def as_pillow_reads(path: Path) -> np.ndarray | None:
     """The RGB pixels of a picture; None if Pillow has a conversion of its own."""
-    with Image.open(path) as image, warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
         if image.mode not in ("RGB", "RGBA", "L", "P"):
             return None
         image.load()

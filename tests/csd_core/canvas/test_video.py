@@ -221,3 +221,5 @@ def test_bad_input_is_reported_at_once(denoiser: InstructPix2Pix) -> None:
         video(denoiser, [])
     with pytest.raises(UserError, match="resolution: expected at least 4 pixels, got 3"):
         video(denoiser, resolution=3)
+    with pytest.raises(UserError, match="resolution: expected at most 16384 pixels, got 100"):
+        video(denoiser, resolution=10**30)
