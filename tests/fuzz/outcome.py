@@ -16,7 +16,7 @@ from csd_core.command import run_command
 
 SECONDS = 60
 """That one example may take."""
-PASSED_OVER = re.compile(r"note: |(OJPEG|JPEG|TIFF|LZW|ZIP|Fax|Log|Pack|ThunderDecode)\w*: ")
+PASSED_OVER = re.compile(r"note: |(OJPEG|JPEG|TIFF|LZW|ZIP|Fax|Log|Pack|Thunder)\w*: |tempfile\.tif: ")
 """Notes, and what libtiff prints of damage past everything that Python could stop."""
 
 
