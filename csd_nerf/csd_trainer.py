@@ -257,7 +257,7 @@ class CSDTrainer(Trainer):
                 self._take_scene(checkpoint, path)
             else:
                 self._resume(checkpoint, path)
-        except UserError:
+        except (UserError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # torch, nerfstudio and we read parts of it
             got = f"one that is damaged or of another version ({type(error).__name__}: {error})"
