@@ -21,7 +21,7 @@ configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "csd-fuzz") 
 checks: Any = list(HealthCheck)
 common = settings(database=None, deadline=None, suppress_health_check=checks, print_blob=True)
 settings.register_profile("short", common, derandomize=True, max_examples=15)
-settings.register_profile("long", common, max_examples=int(os.environ.get("FUZZ_EXAMPLES", "1000")))
+settings.register_profile("long", common, max_examples=int(os.environ.get("FUZZ_EXAMPLES", "1500")))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
