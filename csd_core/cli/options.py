@@ -172,7 +172,10 @@ class EditOptions:
             for name in ("resume", "preview_every", "dry_run"):
                 value = getattr(self.writing, name)
                 expect(not value, name, "a method that optimises, such as csd", self.method)
-        expect(self.output.name not in ("", ".."), str(self.output), "a name of its own", "none; name a file")
+        name = self.output.name
+        named = bool(name) and (bool(self.output.suffix) or not name.startswith("."))  # ".png" is no suffix
+        got = f"{name or 'none'}; name a file"
+        expect(named, str(self.output), "a name with letters before its suffix", got)
         preview = [self.preview] if self.writing.preview_every else []
         written = [beside(self.output, ".json"), *preview]
         check_writable(self.output, *written)

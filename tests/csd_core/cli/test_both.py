@@ -479,7 +479,9 @@ def test_a_mask_that_does_not_fit_is_one_line(command: Command) -> None:
     assert "empty" in command.refused(*command.mask(np.zeros(SIZE, np.uint8)))
 
 
-@pytest.mark.parametrize("name", ["", "out.bmp", "out.avi", "{input}", "{input}/out.png", "folder.png"])
+@pytest.mark.parametrize(
+    "name", ["", "out.bmp", "out.avi", ".png", "{input}", "{input}/out.png", "folder.png"]
+)
 def test_a_bad_output_is_one_line(command: Command, name: str) -> None:
     (command.folder / "folder.png").mkdir()
     output = command.folder / name.format(input=command.input.name)

@@ -297,7 +297,7 @@ def test_nothing_is_written_among_the_frames(video: VideoCommand, name: str) -> 
     assert str(video.folder / name) in video.refused("--output", video.folder / name)
 
 
-@pytest.mark.parametrize("name", [".", "..", "/"])
+@pytest.mark.parametrize("name", [".", "..", "/", ".mp4", ".png"])
 def test_an_output_without_a_name_is_one_line(
     video: VideoCommand, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
