@@ -7,15 +7,14 @@ example and a line that reproduces it. FUZZ_EXAMPLES: how many of each test.
 import os
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, configuration, settings
 
-from csd_core.denoisers.families import load_denoiser
 from tests.fuzz.outcome import Fuzzed
+from tests.models import loaded_once_by_commands
 
 configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "csd-fuzz")  # no folder in the repository
 checks: Any = list(HealthCheck)
@@ -28,8 +27,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 @pytest.fixture(scope="module", autouse=True)
 def loaded_once() -> Iterator[None]:
     """Models that are not damaged are loaded once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("csd_core.cli.run.load_denoiser", cache(load_denoiser))
+    with loaded_once_by_commands():
         yield
 
 
