@@ -164,6 +164,7 @@ def _parse(parser_config: Any) -> tuple[DataparserOutputs, DataparserOutputs]:
 
 def _why_unreadable(error: Exception, parser: DataParser) -> str:
     reason = first_line(error)
+    # nerfstudio raises these two for a camera model that it does not know, and names it in capitals
     if isinstance(error, KeyError | NotImplementedError) and (model := re.search(r"[A-Z][A-Z_]{2,}", reason)):
         return (
             f"expected a camera model that nerfstudio knows, such as PINHOLE or OPENCV, got {model[0]}; "
